@@ -1,0 +1,54 @@
+//! Why a packet was dropped or a connect refused: the one list, for BPF, metrics and the command line.
+
+/// Index into `DROPS`. Numbers are stable: new reasons go at the end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum DropReason {
+    /// The service has no backend that takes connections.
+    NoReadyBackend = 1,
+    /// A pod sent with an address that is not its own.
+    SourceAddressNotPods = 2,
+    /// Headers end before they should, or contradict each other.
+    MalformedPacket = 3,
+    /// The connection table has no room.
+    ConntrackFull = 4,
+    /// The flow's backend is gone.
+    BackendGone = 5,
+    /// The kernel refused to rewrite the packet.
+    RewriteFailed = 6,
+    /// The kernel refused the tunnel header.
+    TunnelFailed = 7,
+    /// An address of the pod range that no pod has.
+    NoSuchPod = 8,
+}
+
+impl DropReason {
+    /// Every reason, in order.
+    pub const ALL: [Self; 8] = [
+        Self::NoReadyBackend,
+        Self::SourceAddressNotPods,
+        Self::MalformedPacket,
+        Self::ConntrackFull,
+        Self::BackendGone,
+        Self::RewriteFailed,
+        Self::TunnelFailed,
+        Self::NoSuchPod,
+    ];
+
+    /// Name in metrics and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoReadyBackend => "NO_READY_BACKEND",
+            Self::SourceAddressNotPods => "SOURCE_ADDRESS_NOT_PODS",
+            Self::MalformedPacket => "MALFORMED_PACKET",
+            Self::ConntrackFull => "CONNTRACK_FULL",
+            Self::BackendGone => "BACKEND_GONE",
+            Self::RewriteFailed => "REWRITE_FAILED",
+            Self::TunnelFailed => "TUNNEL_FAILED",
+            Self::NoSuchPod => "NO_SUCH_POD",
+        }
+    }
+}
+
+/// Elements of `DROPS`; leaves room so that a new reason keeps the map's shape.
+pub const DROP_REASONS_MAX: u32 = 64;

@@ -1,0 +1,22 @@
+//! Keys and values of every BPF map, shared by the BPF programs and user space.
+//!
+//! No features, no `std`, no aya. Every type is `repr(C)` without implicit padding (zerocopy's derives refuse it) and has
+//! a `const` size assertion. Fields named `*_be` hold network byte order; everything else is host order. A change of any
+//! layout or meaning moves [`ABI_VERSION`].
+#![no_std]
+
+pub mod address;
+pub mod backend;
+pub mod conntrack;
+pub mod counter;
+pub mod drop;
+pub mod node;
+pub mod pod;
+pub mod route;
+pub mod service;
+
+pub use address::Address;
+pub use drop::DropReason;
+
+/// Version of all layouts here. Pinned maps of another version are refused by the agent, never reinterpreted.
+pub const ABI_VERSION: u32 = 1;

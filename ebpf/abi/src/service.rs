@@ -1,0 +1,65 @@
+//! `SERVICES` and `SLOTS`: from a virtual address to its Maglev table.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::Address;
+
+/// Key of `SERVICES`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceKey {
+    /// Virtual address.
+    pub address: Address,
+    /// Port, network byte order.
+    pub port_be: u16,
+    /// IP protocol number (6 TCP, 17 UDP).
+    pub protocol: u8,
+    /// [`SCOPE_CLUSTER`] or [`SCOPE_NODE`].
+    pub scope: u8,
+}
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+
+/// All backends of the cluster.
+pub const SCOPE_CLUSTER: u8 = 0;
+/// Only backends on this node (`internalTrafficPolicy: Local`, `externalTrafficPolicy: Local`).
+pub const SCOPE_NODE: u8 = 1;
+
+/// Value of `SERVICES`. Swapped whole by one map update, so a reader sees one table or the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Service {
+    /// First slot of this service's range in `SLOTS`.
+    pub slot_base: u32,
+    /// Length of the range; 0 when the service has no backend at all.
+    pub slot_count: u32,
+    /// Index into `SERVICE_COUNTERS`, and key of `SERVICE_NAMES`. Not 0.
+    pub service_id: u32,
+    /// `SERVICE_*` bits.
+    pub flags: u32,
+    /// Session affinity time-out in seconds; 0 for none.
+    pub affinity_seconds: u32,
+}
+const _: () = assert!(size_of::<Service>() == 20);
+
+/// Prefer READY backends on this node.
+pub const SERVICE_PREFER_LOCAL: u32 = 1 << 0;
+
+/// Element of `SLOTS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Slot {
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// The backend this slot pointed to before it last changed hands, or [`NO_BACKEND`].
+    pub previous: u32,
+}
+const _: () = assert!(size_of::<Slot>() == 8);
+
+/// No backend.
+pub const NO_BACKEND: u32 = u32::MAX;
+
+/// Value of `SERVICE_NAMES` (key: service id, u32): "namespace/name:port" in UTF-8, zero-padded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ServiceName(pub [u8; 144]);
+const _: () = assert!(size_of::<ServiceName>() == 144);
