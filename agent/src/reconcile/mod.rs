@@ -1,0 +1,3 @@
+//! Reconcilers: level-triggered loops, each a pure planner and an executor.
+
+pub mod services;

@@ -1,0 +1,1 @@
+//! Desired data path of the services.
