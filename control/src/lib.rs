@@ -1,1 +1,7 @@
-//! TODO index
+//! The control plane: gRPC API, store, watch cache, reconcilers and scheduler of one cluster.
+//!
+//! `store` alone knows keys, revisions and etcd; `cache` mirrors it per kind; `admission` holds the pure rules of objects;
+//! `api` is the one door to objects. `reconcile` and `schedule` use only that door.
+
+pub mod api;
+pub mod cache;
