@@ -18,7 +18,11 @@ const ALWAYS_SHOWN: &[&str] = &[
 const OWN_JSON: &[&str] = &["Quantity", "IntOrString", "Object"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["causeway/v1/meta.proto", "causeway/v1/core.proto", "causeway/v1/api.proto"];
+    let files = [
+        "causeway/v1/meta.proto",
+        "causeway/v1/core.proto",
+        "causeway/v1/api.proto",
+    ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }
@@ -28,7 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.btree_map(["."]);
     for file in descriptors.file.iter().filter(|file| file.package() == "causeway.v1") {
         let is_api = file.name().ends_with("api.proto");
-        for message in file.message_type.iter().filter(|m| !is_api && !OWN_JSON.contains(&m.name())) {
+        for message in file
+            .message_type
+            .iter()
+            .filter(|m| !is_api && !OWN_JSON.contains(&m.name()))
+        {
             derive_json(&mut config, message);
         }
     }
@@ -40,7 +48,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Gives a message serde's derives with Kubernetes' field names: zero values are left out, `null` and absence are the default.
 fn derive_json(config: &mut prost_build::Config, message: &DescriptorProto) {
     let path = format!("causeway.v1.{}", message.name());
-    config.type_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]");
+    config.type_attribute(
+        &path,
+        "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]",
+    );
     for field in &message.field {
         config.field_attribute(format!("{path}.{}", field.name()), field_attribute(message, field));
     }

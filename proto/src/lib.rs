@@ -1,8 +1,18 @@
 //! The `causeway.v1` API: generated types and what every part needs to speak it.
+//!
+//! Here live the kinds and their registry ([`kind`], [`resource`]), Kubernetes' JSON and YAML ([`manifest`], [`json`]),
+//! its small languages ([`selector`], [`quantity`]), and the gRPC [`client`] with its [`client::reflector`]. Nothing here
+//! knows the store, a node or the kernel.
 
 /// Generated messages and gRPC stubs.
 pub mod v1 {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated code")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes,
+        reason = "generated code"
+    )]
     tonic::include_proto!("causeway.v1");
 }
 
@@ -10,3 +20,11 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/causeway.v1.bin"));
 
 pub mod json;
+pub mod kind;
+pub mod quantity;
+pub mod resource;
+pub mod selector;
+pub mod time;
+
+pub use kind::Kind;
+pub use resource::Resource;

@@ -42,7 +42,9 @@ impl Serialize for IntOrString {
 impl<'de> Deserialize<'de> for IntOrString {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let value = match Scalar::deserialize(from)? {
-            Scalar::Int(n) => Value::IntValue(i32::try_from(n).map_err(|_| D::Error::custom(format!("{n} does not fit 32 bits")))?),
+            Scalar::Int(n) => {
+                Value::IntValue(i32::try_from(n).map_err(|_| D::Error::custom(format!("{n} does not fit 32 bits")))?)
+            }
             Scalar::Float(n) => return Err(D::Error::custom(format!("{n} is neither an integer nor a name"))),
             Scalar::Text(text) => Value::StringValue(text),
         };
