@@ -1,0 +1,6 @@
+//! Making, filling and removing cgroups.
+
+/// What can go wrong with cgroups.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+}
