@@ -1,1 +1,12 @@
-//! TODO index
+//! Finds a toolchain that can compile Rust to BPF and builds the BPF object with it.
+//!
+//! Ordinary Rust toolchains come without `core` for BPF targets; it has to be built from source with an unstable
+//! cargo option. Any rustc with the matching source of `core` beside it will do: a rustup nightly with the `rust-src`
+//! component, or a distribution's rustc and source packages. What serves is found by asking each candidate, never by
+//! its path or version alone.
+
+mod build;
+mod toolchain;
+
+pub use build::{OBJECT_PACKAGE, SOURCES, build};
+pub use toolchain::Toolchain;

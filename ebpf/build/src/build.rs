@@ -1,0 +1,57 @@
+//! Runs the inner cargo.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::toolchain::{TARGET, Toolchain, scrub};
+
+/// The package the object is built from.
+pub const OBJECT_PACKAGE: &str = "causeway-ebpf";
+const OBJECT_BINARY: &str = "causeway-bpf";
+
+/// What the object depends on, relative to the workspace root: a build script names these to cargo.
+pub const SOURCES: [&str; 4] = ["ebpf/Cargo.toml", "ebpf/src", "ebpf/abi/Cargo.toml", "ebpf/abi/src"];
+
+/// Builds the BPF object, always optimised and with BTF, and returns its path.
+///
+/// It has a target directory of its own (`bpf` below the workspace's), because the outer cargo holds the lock of that one
+/// while build scripts run.
+///
+/// # Errors
+///
+/// When cargo fails; the message holds what it printed.
+pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
+    let target_directory = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace_root.join("target"), |directory| workspace_root.join(directory))
+        .join("bpf");
+    // LLVM's BPF back end takes the helper signatures of the architecture the object will run on.
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
+    let flags = [
+        format!("-Clinker={}", toolchain.linker.display()),
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+
+    let mut command = Command::new(&toolchain.cargo);
+    scrub(&mut command);
+    command
+        .current_dir(workspace_root)
+        .args(["build", "--release", "--quiet", "--color=never", "-Zbuild-std=core", "--target", TARGET])
+        .args(["--package", OBJECT_PACKAGE, "--bin", OBJECT_BINARY])
+        .arg("--target-dir")
+        .arg(&target_directory)
+        .env("RUSTC", &toolchain.rustc)
+        .env("CARGO_CFG_BPF_TARGET_ARCH", &arch)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    let output = command.output().with_context(|| format!("cannot run {}", toolchain.cargo.display()))?;
+    if !output.status.success() {
+        bail!("building the BPF object with {toolchain} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let object = target_directory.join(TARGET).join("release").join(OBJECT_BINARY);
+    ensure!(object.is_file(), "cargo built no {}", object.display());
+    Ok(object)
+}
