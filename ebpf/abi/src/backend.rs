@@ -27,9 +27,9 @@ pub struct Backend {
 }
 const _: () = assert!(size_of::<Backend>() == 36);
 
-/// Takes new connections.
+/// Answers. Takes new connections unless it is also [`TERMINATING`].
 pub const READY: u32 = 1 << 0;
-/// Keeps its connections, takes new ones only when no backend is READY.
+/// Keeps its connections; takes new ones only while it is also [`READY`] and no other backend is READY.
 pub const TERMINATING: u32 = 1 << 1;
 /// Runs on this node.
 pub const LOCAL: u32 = 1 << 2;

@@ -4,7 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Address;
 
-/// Key of `CONNTRACK`: a flow as seen in one direction.
+/// Key of `CONNTRACK` (hash: flows both sides were seen of) and of `CONNTRACK_NEW` (LRU hash: flows only the client was seen
+/// of, so that a flood of openings pushes out other openings and nothing else): a flow as seen in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowKey {
@@ -25,12 +26,13 @@ pub struct FlowKey {
 }
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
-/// Client to VIP.
+/// Client to VIP: source is [`Flow::client`], destination is [`Flow::vip`].
 pub const DIRECTION_FORWARD: u8 = 0;
-/// Backend to client.
+/// Backend to client: source is [`Flow::backend_address`], destination is [`Flow::translated_client`].
 pub const DIRECTION_REPLY: u8 = 1;
 
-/// Value of `CONNTRACK`; both directions of a flow hold the same.
+/// Value of `CONNTRACK` and `CONNTRACK_NEW`; both directions of a flow hold the same description, so that either key can be
+/// made from either value. Only `last_seen_ns` and `tcp_state` differ: each half keeps its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Flow {
@@ -50,8 +52,28 @@ pub struct Flow {
     pub reserved: u8,
     /// The service's id.
     pub service_id: u32,
+    /// The client.
+    pub client: Address,
+    /// The client as the backend sees it; another address only where the client is the backend ([`HAIRPIN_V4`]).
+    pub translated_client: Address,
+    /// The backend the packets go to.
+    pub backend_address: Address,
+    /// The client's port, network byte order.
+    pub client_port_be: u16,
+    /// The client's port as the backend sees it; another one only where two flows would look alike. Network byte order.
+    pub translated_client_port_be: u16,
+    /// The backend's port, network byte order.
+    pub backend_port_be: u16,
+    /// Zero.
+    pub reserved2: u16,
 }
-const _: () = assert!(size_of::<Flow>() == 40);
+const _: () = assert!(size_of::<Flow>() == 96);
+
+/// Source a pod sees when it reaches itself through a VIP: its own next hop, which it always has a route and a neighbour
+/// entry for.
+pub const HAIRPIN_V4: [u8; 4] = [169, 254, 1, 1];
+/// The same for IPv6.
+pub const HAIRPIN_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// Only packets of the opening side were seen.
 pub const TCP_SYN_SENT: u8 = 0;
