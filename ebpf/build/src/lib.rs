@@ -9,4 +9,4 @@ mod build;
 mod toolchain;
 
 pub use build::{OBJECT_PACKAGE, SOURCES, build};
-pub use toolchain::Toolchain;
+pub use toolchain::{Toolchain, find_compiler, find_linker};

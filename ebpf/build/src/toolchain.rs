@@ -61,7 +61,8 @@ impl Toolchain {
     }
 }
 
-fn find_linker() -> Option<PathBuf> {
+/// Finds `bpf-linker`: in `PATH`, then in cargo's bin directory.
+pub fn find_linker() -> Option<PathBuf> {
     let cargo_bin = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
@@ -71,7 +72,12 @@ fn find_linker() -> Option<PathBuf> {
     })
 }
 
-fn find_compiler() -> Result<(PathBuf, PathBuf, String)> {
+/// Finds a rustc that can build `core` for BPF, and its cargo; also returns its version.
+///
+/// # Errors
+///
+/// Says why each candidate was turned down.
+pub fn find_compiler() -> Result<(PathBuf, PathBuf, String)> {
     if let Some(rustc) = env::var_os(RUSTC_VARIABLE).map(PathBuf::from) {
         let cargo = env::var_os(CARGO_VARIABLE).map_or_else(|| rustc.with_file_name("cargo"), PathBuf::from);
         let version = examine(&rustc, &cargo).with_context(|| format!("{RUSTC_VARIABLE}={}", rustc.display()))?;
