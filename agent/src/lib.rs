@@ -7,6 +7,7 @@
 //! killed at any instant.
 
 pub mod bpf;
+pub mod caps;
 pub mod cgroup;
 pub mod image;
 pub mod net;
