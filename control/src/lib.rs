@@ -3,6 +3,8 @@
 //! `store` alone knows keys, revisions and etcd; `cache` mirrors it per kind; `admission` holds the pure rules of objects;
 //! `api` is the one door to objects. `reconcile` and `schedule` use only that door.
 
+pub mod admission;
 pub mod api;
 pub mod cache;
+pub mod cidr;
 pub mod store;
