@@ -19,6 +19,7 @@ pub mod v1 {
 /// Encoded descriptors, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/causeway.v1.bin"));
 
+pub mod client;
 pub mod json;
 pub mod kind;
 pub mod quantity;
