@@ -1,2 +1,119 @@
-//! entry
-fn main() {}
+//! `cargo xtask`: see `cargo xtask help`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use xtask::cluster::{DEV, Spec, Store, remove, up};
+use xtask::progress::Progress;
+use xtask::{check, compile, image, root, setup};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Development tasks of Causeway"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring up a development cluster with the example service and show it working; Ctrl-C removes it.
+    Up(UpArgs),
+    /// Remove every trace of a development cluster, also after a crash.
+    Down {
+        /// Which cluster.
+        #[arg(long, default_value = DEV)]
+        cluster: String,
+    },
+    /// Set up, check format and lints, run every test.
+    Test {
+        /// Only tests whose name contains one of these; skips format and lints.
+        filters: Vec<String>,
+    },
+    /// Find or install what building and testing need.
+    Setup,
+    /// Build the binaries and the demo image.
+    Build {
+        /// With optimisations.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Check format, lints, and, where they are installed, licences and unused dependencies.
+    Lint,
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    nodes: u8,
+    /// Where the control plane keeps its objects; `etcd` starts a real etcd server.
+    #[arg(long, value_enum, default_value_t = Store::Embedded)]
+    store: Store,
+    /// Leave the cluster running and return.
+    #[arg(long)]
+    detach: bool,
+    /// Name of the cluster: several can run side by side.
+    #[arg(long, default_value = DEV)]
+    cluster: String,
+    /// Build with optimisations.
+    #[arg(long)]
+    release: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let progress = Progress::to_stderr();
+    match task {
+        Task::Up(args) => {
+            root::ensure("cluster needs network namespaces, cgroups and BPF")?;
+            let spec = Spec::new(&args.cluster, args.nodes.into(), args.store)?;
+            up::run(
+                &progress,
+                &spec,
+                up::Options {
+                    detach: args.detach,
+                    release: args.release,
+                },
+            )
+        }
+        Task::Down { cluster } => {
+            root::ensure("removing a cluster takes the rights that made it")?;
+            Spec::check_name(&cluster)?;
+            Ok(remove::run(&progress, &cluster))
+        }
+        Task::Test { filters } => {
+            root::ensure("tests make network namespaces, cgroups and BPF programs")?;
+            check::test(&progress, &filters)
+        }
+        Task::Setup => {
+            setup::run(&progress)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Build { release } => {
+            let binaries = compile::build(compile::Profile::of(release))?;
+            let image = image::build(&binaries.demo)?;
+            progress.note(&format!(
+                "binaries in {}, image {}",
+                binaries.directory().display(),
+                image.path.display()
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Lint => check::lint(&progress),
+    }
+}

@@ -1,0 +1,63 @@
+//! Finds what building, running and testing need, and installs what is missing.
+//!
+//! What is there is found by looking at files and asking programs, which takes a fraction of a second; only when something
+//! is missing does this become root and call the package manager.
+
+mod apt;
+mod bpf;
+mod packages;
+
+use anyhow::{Result, bail};
+
+use crate::progress::Progress;
+use crate::root;
+
+/// Sets this machine up; says what it does and why.
+pub fn run(progress: &Progress) -> Result<()> {
+    progress.begin("looking for tools");
+    let missing = packages::missing();
+    let tools = bpf::find();
+    if missing.is_empty()
+        && let Ok(found) = &tools
+    {
+        progress.done(&format!("set-up: everything is there; BPF is compiled by {found}"));
+        return Ok(());
+    }
+    let wanted: Vec<_> = missing
+        .iter()
+        .map(|package| format!("{} ({})", package.name, package.why))
+        .collect();
+    progress.done(&format!(
+        "set-up: missing {}",
+        wanted
+            .into_iter()
+            .chain(tools.err().map(|missing| missing.to_string()))
+            .collect::<Vec<_>>()
+            .join("; ")
+    ));
+    if !apt::is_there() {
+        bail!(
+            "this is not a Debian system, where these could be installed here; install them by hand: what is said \
+             above, and a rustc with `core`'s source (rustup toolchain install nightly --component rust-src) with \
+             bpf-linker (cargo install bpf-linker)"
+        );
+    }
+    root::ensure("packages are to be installed")?;
+    if !missing.is_empty() {
+        apt::update(progress)?;
+        apt::install(
+            progress,
+            &missing.iter().map(|package| package.name).collect::<Vec<_>>(),
+        )?;
+        let still: Vec<_> = packages::missing().iter().map(|package| package.name).collect();
+        if !still.is_empty() {
+            bail!(
+                "installed, but without the files that were expected: {}",
+                still.join(", ")
+            );
+        }
+    }
+    let found = bpf::install(progress, missing.is_empty())?;
+    progress.note(&format!("BPF is compiled by {found}"));
+    Ok(())
+}
