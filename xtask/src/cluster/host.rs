@@ -10,6 +10,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 const BPFFS: &str = "/sys/fs/bpf";
 /// Exists while the BPF file system is mounted only because we did it.
 const BPFFS_MARKER: &str = "/run/causeway/bpffs-mounted";
+/// Programs that a kernel with CONFIG_BPF_PRELOAD pins into every new BPF file system (kernel/bpf/inode.c).
+const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// A line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,8 +91,11 @@ pub(super) fn unmount_bpffs() -> Result<()> {
         return Ok(());
     }
     if is_bpffs_mounted()? {
-        let mut entries = fs::read_dir(BPFFS).with_context(|| format!("cannot read {BPFFS}"))?;
-        if entries.next().is_some() {
+        let entries = fs::read_dir(BPFFS).with_context(|| format!("cannot read {BPFFS}"))?;
+        if entries
+            .flatten()
+            .any(|entry| !KERNEL_PINS.iter().any(|name| entry.file_name() == *name))
+        {
             return Ok(());
         }
         umount2(BPFFS, MntFlags::empty()).with_context(|| format!("cannot unmount {BPFFS}"))?;

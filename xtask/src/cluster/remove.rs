@@ -335,3 +335,87 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use nix::mount::{MsFlags, mount};
+
+    use super::*;
+    use crate::cluster::process::{Launch, Process};
+    use crate::cluster::{Spec, Store, topology};
+
+    /// Half a cluster, as a crash in the middle of `up` leaves it: links, a process in a cgroup, a mount, a pin directory.
+    fn half_a_cluster(spec: &Spec) -> Process {
+        let node = &spec.node_names()[0];
+        let system = host::cgroup2().unwrap().join(spec.system_cgroup());
+        let mounted = spec.node_state_dir(node).join("pods/1/root");
+        host::mount_bpffs().unwrap();
+        for directory in [&spec.run_dir(), &spec.logs_dir(), &system, &mounted, &spec.bpffs(node)] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        topology::create(spec).unwrap();
+        mount(Some("cw"), &mounted, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        Process::start(Launch {
+            name: node.clone(),
+            // Ignores what is milder than SIGKILL, and has a child that only its cgroup tells.
+            program: PathBuf::from("sh"),
+            args: vec![
+                "-c".to_owned(),
+                "trap '' TERM INT; sleep 1000 & wait; sleep 1000".to_owned(),
+            ],
+            netns: spec.netns(node),
+            cgroup: system,
+            log: spec.logs_dir().join("node-1.log"),
+            pid_file: spec.run_dir().join("node-1.pid"),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn half_a_cluster_goes_without_a_trace_and_twice_is_no_error() {
+        let name = format!("xt{}", std::process::id());
+        let mut spec = Spec::new(&name, 1, Store::Embedded).unwrap();
+        spec.underlay = [172, 31, 255];
+        assert_eq!(claim(&name), Claim::Free);
+
+        let mut process = half_a_cluster(&spec);
+        wait::until("the child of the process", GONE, || {
+            let ids = processes(&name);
+            if ids.len() == 2 {
+                Ok(())
+            } else {
+                Err(format!("{ids:?}"))
+            }
+        })
+        .unwrap();
+        assert!(matches!(claim(&name), Claim::Running(names) if names.len() == 1 && names[0].starts_with("node-1")));
+        assert!(
+            check_free(&name)
+                .unwrap_err()
+                .to_string()
+                .contains(&format!("down --cluster {name}"))
+        );
+
+        let report = remove(&name);
+        process.wait().unwrap();
+        assert_eq!(report.left, Vec::<String>::new());
+        for part in [
+            "2 processes",
+            "1 mount",
+            "2 network namespaces",
+            "2 cgroups",
+            "1 pin directory",
+        ] {
+            assert!(
+                report.removed.iter().any(|removed| removed == part),
+                "{part} not in {:?}",
+                report.removed
+            );
+        }
+        assert!(traces().iter().all(|trace| !trace.contains(&name)), "{:?}", traces());
+        assert_eq!(claim(&name), Claim::Free);
+        assert_eq!(remove(&name), Report::default());
+    }
+}
