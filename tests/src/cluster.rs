@@ -1,0 +1,233 @@
+//! Whole clusters for tests: the same that `cargo xtask up` starts, under names and addresses of their own.
+
+use std::fs::{File, OpenOptions};
+use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use xtask::cluster::example::Pod;
+use xtask::cluster::{Cluster, Spec, Store, remove};
+use xtask::compile::{self, Binaries, Profile};
+use xtask::image::{self, Image};
+use xtask::progress::Progress;
+
+/// Number of replicas in `examples/web.yaml`.
+pub const REPLICAS: usize = 3;
+
+/// A running cluster, removed when this is dropped. At most one exists on a machine at any time, whatever the number of
+/// test processes: two cores carry no more.
+pub struct TestCluster {
+    cluster: Cluster,
+    progress: Progress,
+    /// Held until everything is removed, so the last field: fields are dropped in order.
+    _turn: File,
+}
+
+impl TestCluster {
+    /// Starts a cluster and waits until its nodes are Ready.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up; removes what came up.
+    pub fn start(nodes: usize, store: Store) -> Self {
+        Self::start_with(nodes, store, |_| {})
+    }
+
+    /// Like [`TestCluster::start`], with changes to its description.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up; removes what came up.
+    pub fn start_with(nodes: usize, store: Store, change: impl FnOnce(&mut Spec)) -> Self {
+        let (binaries, image) = programs().expect("the programs under test do not build");
+        let turn = wait_for_turn().expect("cannot lock the machine for one cluster");
+        let mut spec = Spec::new(&unique_name(), nodes, store).expect("a good specification");
+        // Unlike the development cluster's, so that no address can be hard-coded anywhere.
+        spec.underlay = [172, 31, 7];
+        spec.cluster_cidr = "10.200.0.0/16".to_owned();
+        spec.service_cidr = "10.97.128.0/17".to_owned();
+        change(&mut spec);
+        let progress = Progress::silent();
+        match Cluster::start(&progress, spec.clone(), binaries.clone(), image) {
+            Ok(cluster) => Self { cluster, progress, _turn: turn },
+            Err(error) => {
+                let logs = logs(&spec);
+                remove::remove(&spec.name);
+                panic!("the cluster does not come up: {error:#}\n{logs}");
+            }
+        }
+    }
+
+    /// Deploys the example, waits until it serves, and answers what there is to talk to.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    pub fn deploy_web(&mut self) -> Web {
+        self.cluster.deploy_example().expect("the example is applied");
+        let pods = self.wait_for_web(REPLICAS);
+        let clients = self.wait_for_pods("app=client", self.spec().nodes);
+        let url = format!("http://{}/", self.virtual_ip("web").expect("the service has a virtual IP"));
+        for node in self.spec().node_names() {
+            self.cluster.wait_for_answer(&self.progress, &node, &url).expect("the virtual IP answers");
+        }
+        Web { url, pods, clients }
+    }
+
+    /// Waits until exactly `count` pods of the example are Ready and in the endpoints.
+    ///
+    /// # Panics
+    ///
+    /// When they are not in time.
+    pub fn wait_for_web(&mut self, count: usize) -> Vec<Pod> {
+        let pods = self.wait_for_pods("app=web,env=demo", count);
+        self.cluster.wait_for_endpoints(&self.progress, "web", count).expect("endpoints of the example");
+        pods
+    }
+
+    /// Waits until exactly `count` pods match and all are Ready.
+    ///
+    /// # Panics
+    ///
+    /// When they are not in time.
+    pub fn wait_for_pods(&mut self, selector: &str, count: usize) -> Vec<Pod> {
+        self.cluster.wait_for_pods(&self.progress, selector, count).expect("Ready pods")
+    }
+
+    /// Waits for a predicate; fails early when a process of the cluster ends. The `Err` of `look` says what is missing.
+    ///
+    /// # Panics
+    ///
+    /// When it does not hold in time.
+    #[track_caller]
+    pub fn eventually<T>(
+        &mut self,
+        what: &str,
+        bound: Duration,
+        look: impl FnMut(&Cluster) -> Result<T, String>,
+    ) -> T {
+        match self.cluster.wait(&self.progress, what, bound, look) {
+            Ok(value) => value,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// Tells a pod something over HTTP (`/unready`, `/crash`…).
+    ///
+    /// # Panics
+    ///
+    /// When it does not obey.
+    pub fn tell(&self, pod: &Pod, path: &str) {
+        let answer = self.http(&pod.node, "POST", pod.address(), path).expect("the pod answers");
+        assert_eq!(answer.status, 200, "{} to {path}: {}", pod.name, answer.body);
+    }
+}
+
+impl Deref for TestCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for TestCluster {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        let name = self.spec().name.clone();
+        if thread::panicking() {
+            for args in [&["get", "nodes,pods,svc,endpoints", "-o", "wide", "--all-namespaces"][..], &["get", "events"]] {
+                match self.causeway_ok(args) {
+                    Ok(text) => eprintln!("--- causeway {}\n{text}", args.join(" ")),
+                    Err(error) => eprintln!("--- {error:#}"),
+                }
+            }
+            eprintln!("{}", logs(self.spec()));
+        }
+        let report = remove::remove(&name);
+        let traces: Vec<_> = remove::traces().into_iter().filter(|trace| trace.contains(&name)).collect();
+        if thread::panicking() {
+            eprintln!("cluster {name}: removed {:?}, left {:?} {traces:?}", report.removed, report.left);
+        } else {
+            assert!(report.left.is_empty() && traces.is_empty(), "left behind: {:?} {traces:?}", report.left);
+        }
+    }
+}
+
+/// The deployed example.
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// `http://<virtual IP>/`.
+    pub url: String,
+    /// Its replicas.
+    pub pods: Vec<Pod>,
+    /// A client pod per node.
+    pub clients: Vec<Pod>,
+}
+
+impl Web {
+    /// The client pod on a node.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn client_on(&self, node: &str) -> &Pod {
+        self.clients.iter().find(|client| client.node == node).expect("a client pod on every node")
+    }
+}
+
+/// Now, in milliseconds since the epoch, as in the demo program's tallies.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Builds what clusters run, once per test process.
+fn programs() -> Result<&'static (Binaries, Image)> {
+    static PROGRAMS: OnceLock<Result<(Binaries, Image), String>> = OnceLock::new();
+    let built = PROGRAMS.get_or_init(|| {
+        let build = || -> Result<_> {
+            let binaries = compile::build(Profile::Dev)?;
+            let image = image::build(&binaries.demo)?;
+            Ok((binaries, image))
+        };
+        build().map_err(|error| format!("{error:#}"))
+    });
+    built.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Waits until no other test, of this process or another, has a cluster.
+fn wait_for_turn() -> Result<File> {
+    let path = compile::target_dir().join("cluster-tests.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}
+
+fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Ends of all logs.
+fn logs(spec: &Spec) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(spec.logs_dir()).into_iter().flatten().flatten() {
+        let log = std::fs::read(entry.path()).unwrap_or_default();
+        let tail = xtask::command::tail(&String::from_utf8_lossy(&log), 40);
+        text += &["--- ", &entry.file_name().to_string_lossy(), "\n", &tail, "\n"].concat();
+    }
+    text
+}
