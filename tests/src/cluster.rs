@@ -52,7 +52,11 @@ impl TestCluster {
         change(&mut spec);
         let progress = Progress::silent();
         match Cluster::start(&progress, spec.clone(), binaries.clone(), image) {
-            Ok(cluster) => Self { cluster, progress, _turn: turn },
+            Ok(cluster) => Self {
+                cluster,
+                progress,
+                _turn: turn,
+            },
             Err(error) => {
                 let logs = logs(&spec);
                 remove::remove(&spec.name);
@@ -70,9 +74,14 @@ impl TestCluster {
         self.cluster.deploy_example().expect("the example is applied");
         let pods = self.wait_for_web(REPLICAS);
         let clients = self.wait_for_pods("app=client", self.spec().nodes);
-        let url = format!("http://{}/", self.virtual_ip("web").expect("the service has a virtual IP"));
+        let url = format!(
+            "http://{}/",
+            self.virtual_ip("web").expect("the service has a virtual IP")
+        );
         for node in self.spec().node_names() {
-            self.cluster.wait_for_answer(&self.progress, &node, &url).expect("the virtual IP answers");
+            self.cluster
+                .wait_for_answer(&self.progress, &node, &url)
+                .expect("the virtual IP answers");
         }
         Web { url, pods, clients }
     }
@@ -84,7 +93,9 @@ impl TestCluster {
     /// When they are not in time.
     pub fn wait_for_web(&mut self, count: usize) -> Vec<Pod> {
         let pods = self.wait_for_pods("app=web,env=demo", count);
-        self.cluster.wait_for_endpoints(&self.progress, "web", count).expect("endpoints of the example");
+        self.cluster
+            .wait_for_endpoints(&self.progress, "web", count)
+            .expect("endpoints of the example");
         pods
     }
 
@@ -94,7 +105,9 @@ impl TestCluster {
     ///
     /// When they are not in time.
     pub fn wait_for_pods(&mut self, selector: &str, count: usize) -> Vec<Pod> {
-        self.cluster.wait_for_pods(&self.progress, selector, count).expect("Ready pods")
+        self.cluster
+            .wait_for_pods(&self.progress, selector, count)
+            .expect("Ready pods")
     }
 
     /// Waits for a predicate; fails early when a process of the cluster ends. The `Err` of `look` says what is missing.
@@ -103,12 +116,7 @@ impl TestCluster {
     ///
     /// When it does not hold in time.
     #[track_caller]
-    pub fn eventually<T>(
-        &mut self,
-        what: &str,
-        bound: Duration,
-        look: impl FnMut(&Cluster) -> Result<T, String>,
-    ) -> T {
+    pub fn eventually<T>(&mut self, what: &str, bound: Duration, look: impl FnMut(&Cluster) -> Result<T, String>) -> T {
         match self.cluster.wait(&self.progress, what, bound, look) {
             Ok(value) => value,
             Err(error) => panic!("{error:#}"),
@@ -121,7 +129,9 @@ impl TestCluster {
     ///
     /// When it does not obey.
     pub fn tell(&self, pod: &Pod, path: &str) {
-        let answer = self.http(&pod.node, "POST", pod.address(), path).expect("the pod answers");
+        let answer = self
+            .http(&pod.node, "POST", pod.address(), path)
+            .expect("the pod answers");
         assert_eq!(answer.status, 200, "{} to {path}: {}", pod.name, answer.body);
     }
 }
@@ -144,7 +154,10 @@ impl Drop for TestCluster {
     fn drop(&mut self) {
         let name = self.spec().name.clone();
         if thread::panicking() {
-            for args in [&["get", "nodes,pods,svc,endpoints", "-o", "wide", "--all-namespaces"][..], &["get", "events"]] {
+            for args in [
+                &["get", "nodes,pods,svc,endpoints", "-o", "wide", "--all-namespaces"][..],
+                &["get", "events"],
+            ] {
                 match self.causeway_ok(args) {
                     Ok(text) => eprintln!("--- causeway {}\n{text}", args.join(" ")),
                     Err(error) => eprintln!("--- {error:#}"),
@@ -153,11 +166,21 @@ impl Drop for TestCluster {
             eprintln!("{}", logs(self.spec()));
         }
         let report = remove::remove(&name);
-        let traces: Vec<_> = remove::traces().into_iter().filter(|trace| trace.contains(&name)).collect();
+        let traces: Vec<_> = remove::traces()
+            .into_iter()
+            .filter(|trace| trace.contains(&name))
+            .collect();
         if thread::panicking() {
-            eprintln!("cluster {name}: removed {:?}, left {:?} {traces:?}", report.removed, report.left);
+            eprintln!(
+                "cluster {name}: removed {:?}, left {:?} {traces:?}",
+                report.removed, report.left
+            );
         } else {
-            assert!(report.left.is_empty() && traces.is_empty(), "left behind: {:?} {traces:?}", report.left);
+            assert!(
+                report.left.is_empty() && traces.is_empty(),
+                "left behind: {:?} {traces:?}",
+                report.left
+            );
         }
     }
 }
@@ -180,13 +203,18 @@ impl Web {
     ///
     /// When there is none.
     pub fn client_on(&self, node: &str) -> &Pod {
-        self.clients.iter().find(|client| client.node == node).expect("a client pod on every node")
+        self.clients
+            .iter()
+            .find(|client| client.node == node)
+            .expect("a client pod on every node")
     }
 }
 
 /// Now, in milliseconds since the epoch, as in the demo program's tallies.
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Builds what clusters run, once per test process.

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use super::Cluster;
 use super::running::{is_ready, name};
 use super::traffic::Tally;
 use crate::progress::Progress;
-use crate::{command, compile};
+use crate::{command, compile, http};
 
 /// Service and replication controller of the example.
 pub const SERVICE: &str = "web";
@@ -153,24 +154,45 @@ impl Cluster {
 
     /// Lets a pod send `count` requests, every one on a connection of its own.
     pub fn fetch_from_pod(&self, pod: &Pod, url: &str, count: u64) -> Result<Tally> {
-        self.ask_client(pod, &format!("/fetch?url={url}&count={count}"), Duration::from_mins(1))
+        let path = format!("/fetch?url={url}&count={count}");
+        ask_client(&self.spec().netns(&pod.node), pod, &path, Duration::from_mins(1))
     }
 
-    /// Lets a pod send requests for `duration` from four workers, every one on a connection of its own.
-    pub fn load_from_pod(&self, pod: &Pod, url: &str, duration: Duration) -> Result<Tally> {
+    /// Begins to send requests from a pod: for `duration`, from four workers, every one on a connection of its own.
+    pub fn begin_load_from_pod(&self, pod: &Pod, url: &str, duration: Duration) -> Load {
         let path = format!(
             "/load?url={url}&duration_ms={}&concurrency=4&interval_ms=2",
             duration.as_millis()
         );
-        self.ask_client(pod, &path, duration + Duration::from_secs(20))
+        let (netns, pod) = (self.spec().netns(&pod.node), pod.clone());
+        Load {
+            worker: thread::spawn(move || ask_client(&netns, &pod, &path, duration + Duration::from_secs(20))),
+        }
     }
 
-    fn ask_client(&self, pod: &Pod, path: &str, timeout: Duration) -> Result<Tally> {
-        let answer = self.http_within(&pod.node, "GET", pod.address(), path, timeout)?;
-        if answer.status != 200 {
-            bail!("{} answers {} to {path}: {}", pod.name, answer.status, answer.body);
-        }
-        Tally::parse(&answer.body)
+    /// The same from a node itself.
+    pub fn begin_load_from_node(&self, node: &str, url: &str, duration: Duration) -> Result<Load> {
+        let seconds = duration.as_secs_f64().to_string();
+        let args = [
+            "load",
+            "--url",
+            url,
+            "--duration",
+            &seconds,
+            "--concurrency",
+            "4",
+            "--interval-ms",
+            "2",
+        ];
+        let mut load = self.demo_on(node, &args)?;
+        Ok(Load {
+            worker: thread::spawn(move || {
+                let output = load
+                    .output()
+                    .with_context(|| format!("cannot run {}", command::text(&load)))?;
+                Tally::parse(&String::from_utf8_lossy(&output.stdout))
+            }),
+        })
     }
 
     /// Waits until the node itself gets an answer from `url`.
@@ -210,6 +232,33 @@ impl Cluster {
         }
         Ok(tallies)
     }
+}
+
+/// Requests under way.
+pub struct Load {
+    worker: JoinHandle<Result<Tally>>,
+}
+
+impl Load {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.worker.is_finished()
+    }
+
+    /// Waits for the end.
+    pub fn finish(self) -> Result<Tally> {
+        self.worker
+            .join()
+            .map_err(|_| anyhow!("the thread of a load panicked"))?
+    }
+}
+
+fn ask_client(netns: &str, pod: &Pod, path: &str, timeout: Duration) -> Result<Tally> {
+    let answer = http::request(netns, "GET", pod.address(), path, timeout)?;
+    if answer.status != 200 {
+        bail!("{} answers {} to {path}: {}", pod.name, answer.status, answer.body);
+    }
+    Tally::parse(&answer.body)
 }
 
 /// Which pod runs where.
