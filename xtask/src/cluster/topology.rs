@@ -79,3 +79,41 @@ fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
     let output = child.wait_with_output().context("cannot wait for ip")?;
     command::checked(&ip, &output)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::{Store, remove};
+
+    struct Removed(String);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let report = remove::remove(&self.0);
+            assert!(report.left.is_empty(), "{report:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_reach_each_other_and_the_control_plane_over_their_uplinks() {
+        let mut spec = Spec::new(&format!("xn{}", std::process::id()), 2, Store::Embedded).unwrap();
+        spec.underlay = [172, 31, 254];
+        let _removed = Removed(spec.name.clone());
+        create(&spec).unwrap();
+        assert!(create(&spec).unwrap_err().to_string().contains("exists already"));
+
+        for (netns, ip) in [
+            (spec.netns("node-1"), spec.node_ip(1)),
+            (spec.underlay_netns(), spec.bridge_ip()),
+        ] {
+            let listener = netns::run_in(&netns, || Ok(TcpListener::bind(SocketAddr::from((ip, 6550)))?)).unwrap();
+            let to = listener.local_addr().unwrap();
+            let connect = || Ok(TcpStream::connect_timeout(&to, Duration::from_secs(5))?.local_addr()?);
+            let from = netns::run_in(&spec.netns("node-2"), connect).unwrap();
+            assert_eq!(from.ip(), spec.node_ip(2));
+        }
+    }
+}
