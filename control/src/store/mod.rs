@@ -4,15 +4,21 @@
 //! watches begin after one, as far back as the last compaction. `embedded` and `etcd` keep the same promises, and one
 //! conformance suite (`tests/store_conformance.rs`) holds both to them.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub mod election;
+pub mod embedded;
 mod error;
+pub mod etcd;
 
+pub use election::Leadership;
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore};
 
 /// Counts committed transactions; 0 is "before everything". As key version: 0 is "absent".
 pub type Revision = i64;
@@ -249,4 +255,24 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Whether reads and writes would work now.
     async fn health(&self) -> Result<(), StoreError>;
+}
+
+/// Refuses a transaction that changes a key twice.
+fn check_distinct(transaction: &Transaction) -> Result<(), StoreError> {
+    let mut seen = HashSet::new();
+    match transaction
+        .operations
+        .iter()
+        .find(|operation| !seen.insert(operation.key()))
+    {
+        Some(operation) => Err(StoreError::DuplicateKey {
+            key: operation.key().to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A lease's time in the unit that stores count in: seconds, rounded up, at least one.
+fn whole_seconds(ttl: Duration) -> u64 {
+    (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).max(1)
 }
