@@ -1,1 +1,15 @@
-//! TODO index
+//! Pure packet logic: no maps, no helpers, no aya. Compiled into the BPF object and, unchanged, tested on the host.
+//!
+//! Everything here takes values or a [`packet::Packet`] and returns values. Offsets count from the Ethernet header.
+//! Invariant: nothing panics, whatever the packet holds, because a BPF program has nowhere to panic to.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod csum;
+pub mod flow;
+pub mod packet;
+pub mod parse;
+pub mod refuse;
+pub mod select;

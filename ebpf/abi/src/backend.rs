@@ -16,7 +16,7 @@ pub struct Backend {
     pub protocol: u8,
     /// Zero.
     pub reserved: u8,
-    /// [`READY`], [`TERMINATING`], [`LOCAL`], [`IN_USE`].
+    /// [`READY`], [`TERMINATING`], [`LOCAL`], [`IN_USE`], [`READY_ALWAYS`].
     pub flags: u32,
     /// Moves on each time the index is given to another backend; flows remember it.
     pub generation: u32,
@@ -35,3 +35,5 @@ pub const TERMINATING: u32 = 1 << 1;
 pub const LOCAL: u32 = 1 << 2;
 /// The index belongs to a backend; clear for free elements.
 pub const IN_USE: u32 = 1 << 3;
+/// READY whatever probes say, for services that publish not-ready addresses. Only user space looks at it.
+pub const READY_ALWAYS: u32 = 1 << 4;

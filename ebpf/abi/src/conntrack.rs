@@ -75,12 +75,25 @@ pub const HAIRPIN_V4: [u8; 4] = [169, 254, 1, 1];
 /// The same for IPv6.
 pub const HAIRPIN_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
-/// Only packets of the opening side were seen.
+/// Only packets of the opening side were seen. Protocols without connections use this state and the next.
 pub const TCP_SYN_SENT: u8 = 0;
 /// Both sides were seen.
 pub const TCP_ESTABLISHED: u8 = 1;
 /// A FIN or RST was seen.
 pub const TCP_CLOSING: u8 = 2;
+
+/// How long a flow may be silent, in seconds, before it counts as gone. A pair is gone when both halves are.
+///
+/// TCP: RFC 5382, REQ-5 (established 2 h 4 min at least, transitory 4 min at least for NATs of the Internet; inside a
+/// cluster an opening that is not answered within a minute is given up). UDP: RFC 4787, REQ-5, for answered flows.
+pub const fn timeout_seconds(protocol: u8, tcp_state: u8) -> u64 {
+    const TCP: u8 = 6;
+    match (protocol, tcp_state) {
+        (TCP, TCP_ESTABLISHED) => 8_000,
+        (_, TCP_ESTABLISHED) => 300,
+        _ => 60,
+    }
+}
 
 /// What a socket asked for before `connect` was balanced; socket storage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

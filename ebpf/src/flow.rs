@@ -1,0 +1,302 @@
+//! Keys, hashes and states of flows.
+
+use causeway_abi::{
+    Address,
+    conntrack::{
+        DIRECTION_FORWARD, DIRECTION_REPLY, Flow, FlowKey, HAIRPIN_V4, HAIRPIN_V6, TCP_CLOSING, TCP_ESTABLISHED,
+        TCP_SYN_SENT, timeout_seconds,
+    },
+    service::{SCOPE_CLUSTER, ServiceKey},
+};
+
+use crate::parse::{Headers, protocol, tcp_flags};
+
+/// An address and a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Address.
+    pub address: Address,
+    /// Port, network byte order.
+    pub port_be: u16,
+}
+
+/// What a packet's source and destination become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// New source.
+    pub source: Endpoint,
+    /// New destination.
+    pub destination: Endpoint,
+}
+
+/// The service a packet may be for.
+#[inline(always)]
+pub const fn service_key(headers: &Headers) -> ServiceKey {
+    ServiceKey {
+        address: headers.destination,
+        port_be: headers.destination_port_be,
+        protocol: headers.protocol,
+        scope: SCOPE_CLUSTER,
+    }
+}
+
+/// A packet's flow, as its client sends it.
+#[inline(always)]
+pub const fn forward_key(headers: &Headers) -> FlowKey {
+    key(headers, DIRECTION_FORWARD)
+}
+
+/// A packet's flow, as its backend answers it.
+#[inline(always)]
+pub const fn reply_key(headers: &Headers) -> FlowKey {
+    key(headers, DIRECTION_REPLY)
+}
+
+#[inline(always)]
+const fn key(headers: &Headers, direction: u8) -> FlowKey {
+    FlowKey {
+        source: headers.source,
+        destination: headers.destination,
+        source_port_be: headers.source_port_be,
+        destination_port_be: headers.destination_port_be,
+        protocol: headers.protocol,
+        direction,
+        reserved: 0,
+    }
+}
+
+/// The key of the client's half of a flow.
+#[inline(always)]
+pub const fn forward_key_of(flow: &Flow, protocol: u8) -> FlowKey {
+    FlowKey {
+        source: flow.client,
+        destination: flow.vip,
+        source_port_be: flow.client_port_be,
+        destination_port_be: flow.vip_port_be,
+        protocol,
+        direction: DIRECTION_FORWARD,
+        reserved: 0,
+    }
+}
+
+/// The key of the backend's half of a flow.
+#[inline(always)]
+pub const fn reply_key_of(flow: &Flow, protocol: u8) -> FlowKey {
+    FlowKey {
+        source: flow.backend_address,
+        destination: flow.translated_client,
+        source_port_be: flow.backend_port_be,
+        destination_port_be: flow.translated_client_port_be,
+        protocol,
+        direction: DIRECTION_REPLY,
+        reserved: 0,
+    }
+}
+
+/// What a client's packet becomes.
+#[inline(always)]
+pub const fn to_backend(flow: &Flow) -> Translation {
+    Translation {
+        source: Endpoint { address: flow.translated_client, port_be: flow.translated_client_port_be },
+        destination: Endpoint { address: flow.backend_address, port_be: flow.backend_port_be },
+    }
+}
+
+/// What a backend's packet becomes.
+#[inline(always)]
+pub const fn to_client(flow: &Flow) -> Translation {
+    Translation {
+        source: Endpoint { address: flow.vip, port_be: flow.vip_port_be },
+        destination: Endpoint { address: flow.client, port_be: flow.client_port_be },
+    }
+}
+
+/// The source address the backend is to see: the client's own, unless the client is the backend.
+#[inline(always)]
+pub fn client_seen_by(backend: &Address, client: &Address) -> Address {
+    if backend != client {
+        *client
+    } else if client.to_v4().is_some() {
+        Address::from_v4(HAIRPIN_V4)
+    } else {
+        Address(HAIRPIN_V6)
+    }
+}
+
+/// Alternatives tried when a flow's own client port is taken.
+pub const PORT_ALTERNATIVES: u32 = 8;
+
+/// A port to use for the client when another flow already looks like this one to the backend: from the range that Linux
+/// gives to no client by itself (net.ipv4.ip_local_port_range ends at 60999). Network byte order.
+#[inline(always)]
+pub const fn alternative_port_be(hash: u32, attempt: u32) -> u16 {
+    const FIRST: u32 = 61_000;
+    const COUNT: u32 = 65_536 - FIRST;
+    let place = (((hash as u64) * (COUNT as u64)) >> 32) as u32 + attempt * 571;
+    ((FIRST + place % COUNT) as u16).to_be()
+}
+
+/// A hash of a flow; every node computes the same.
+#[inline(always)]
+pub const fn hash(key: &FlowKey) -> u32 {
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    state = mix(state, half(&key.source, 0));
+    state = mix(state, half(&key.source, 8));
+    state = mix(state, half(&key.destination, 0));
+    state = mix(state, half(&key.destination, 8));
+    let rest = (key.source_port_be as u64) << 32 | (key.destination_port_be as u64) << 16 | key.protocol as u64;
+    (mix(state, rest) >> 32) as u32
+}
+
+/// A hash of a client alone, for services with session affinity.
+#[inline(always)]
+pub const fn client_hash(client: &Address) -> u32 {
+    let state = mix(0x9e37_79b9_7f4a_7c15, half(client, 0));
+    (mix(state, half(client, 8)) >> 32) as u32
+}
+
+/// A hash of a number that identifies a client, such as a socket cookie.
+#[inline(always)]
+pub const fn cookie_hash(cookie: u64, vip: &Address, port_be: u16) -> u32 {
+    let state = mix(0x9e37_79b9_7f4a_7c15, cookie);
+    (mix(mix(state, half(vip, 8)), port_be as u64) >> 32) as u32
+}
+
+/// One round of multiply and fold (the finaliser of splitmix64, Steele et al., 2014).
+#[inline(always)]
+const fn mix(state: u64, word: u64) -> u64 {
+    let state = (state ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (state ^ (state >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb)
+}
+
+#[inline(always)]
+const fn half(address: &Address, at: usize) -> u64 {
+    let b = &address.0;
+    u64::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+}
+
+/// The state of one half of a flow after a packet of its own side.
+///
+/// `answered` tells whether the other side was seen.
+#[inline(always)]
+pub const fn next_state(state: u8, protocol: u8, flags: u8, answered: bool) -> u8 {
+    if protocol == protocol::TCP && flags & (tcp_flags::FIN | tcp_flags::RST) != 0 {
+        TCP_CLOSING
+    } else if state == TCP_SYN_SENT && answered {
+        TCP_ESTABLISHED
+    } else {
+        state
+    }
+}
+
+/// Whether a flow has been silent for too long.
+#[inline(always)]
+pub const fn expired(flow: &Flow, protocol: u8, now_ns: u64) -> bool {
+    now_ns > flow.last_seen_ns + timeout_seconds(protocol, flow.tcp_state) * 1_000_000_000
+}
+
+/// Whether a client's packet goes on with the flow that was found, or begins another with the same ports.
+#[inline(always)]
+pub const fn continues(flow: &Flow, headers: &Headers, now_ns: u64) -> bool {
+    !(expired(flow, headers.protocol, now_ns) || headers.opens_connection() && flow.tcp_state == TCP_CLOSING)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn flow(state: u8, last_seen_ns: u64) -> Flow {
+        let address = |last| Address::from_v4([10, 0, 0, last]);
+        Flow {
+            last_seen_ns,
+            backend: 3,
+            generation: 1,
+            vip: address(1),
+            vip_port_be: 80_u16.to_be(),
+            tcp_state: state,
+            reserved: 0,
+            service_id: 9,
+            client: address(2),
+            translated_client: address(2),
+            backend_address: address(3),
+            client_port_be: 4000_u16.to_be(),
+            translated_client_port_be: 4001_u16.to_be(),
+            backend_port_be: 8080_u16.to_be(),
+            reserved2: 0,
+        }
+    }
+
+    #[test]
+    fn both_translations_are_inverse() {
+        let flow = flow(TCP_SYN_SENT, 0);
+        let forward = forward_key_of(&flow, protocol::TCP);
+        let reply = reply_key_of(&flow, protocol::TCP);
+        let out = to_backend(&flow);
+        assert_eq!((out.source.address, out.source.port_be), (reply.destination, reply.destination_port_be));
+        assert_eq!((out.destination.address, out.destination.port_be), (reply.source, reply.source_port_be));
+        let back = to_client(&flow);
+        assert_eq!((back.source.address, back.source.port_be), (forward.destination, forward.destination_port_be));
+        assert_eq!((back.destination.address, back.destination.port_be), (forward.source, forward.source_port_be));
+    }
+
+    #[test]
+    fn a_pod_reaching_itself_is_given_another_source() {
+        let pod = Address::from_v4([10, 244, 0, 5]);
+        assert_eq!(client_seen_by(&pod, &pod), Address::from_v4(HAIRPIN_V4));
+        assert_eq!(client_seen_by(&Address::from_v4([10, 244, 0, 6]), &pod), pod);
+        let v6 = Address([0xfd; 16]);
+        assert_eq!(client_seen_by(&v6, &v6), Address(HAIRPIN_V6));
+    }
+
+    #[test]
+    fn states_follow_the_packets() {
+        let next = |state, flags, answered| next_state(state, protocol::TCP, flags, answered);
+        assert_eq!(next(TCP_SYN_SENT, tcp_flags::SYN, false), TCP_SYN_SENT);
+        assert_eq!(next(TCP_SYN_SENT, tcp_flags::SYN | tcp_flags::ACK, true), TCP_ESTABLISHED);
+        assert_eq!(next(TCP_ESTABLISHED, tcp_flags::ACK, true), TCP_ESTABLISHED);
+        assert_eq!(next(TCP_ESTABLISHED, tcp_flags::FIN | tcp_flags::ACK, true), TCP_CLOSING);
+        assert_eq!(next(TCP_SYN_SENT, tcp_flags::RST, false), TCP_CLOSING);
+        assert_eq!(next(TCP_CLOSING, tcp_flags::ACK, true), TCP_CLOSING);
+        // The byte where TCP has its flags means nothing in a UDP packet.
+        assert_eq!(next_state(TCP_SYN_SENT, protocol::UDP, 0xff, true), TCP_ESTABLISHED);
+    }
+
+    #[test]
+    fn silence_ends_a_flow() {
+        let second = 1_000_000_000;
+        assert!(!expired(&flow(TCP_ESTABLISHED, 0), protocol::TCP, 7_999 * second));
+        assert!(expired(&flow(TCP_ESTABLISHED, 0), protocol::TCP, 8_001 * second));
+        assert!(expired(&flow(TCP_SYN_SENT, 0), protocol::UDP, 61 * second));
+    }
+
+    proptest! {
+        #[test]
+        fn alternative_ports_are_out_of_the_clients_range_and_differ(hash in any::<u32>()) {
+            let ports: BTreeSet<u16> =
+                (0..PORT_ALTERNATIVES).map(|attempt| u16::from_be(alternative_port_be(hash, attempt))).collect();
+            prop_assert_eq!(ports.len(), PORT_ALTERNATIVES as usize);
+            prop_assert!(ports.iter().all(|port| *port >= 61_000));
+        }
+    }
+
+    #[test]
+    fn flows_spread_evenly_over_few_slots() {
+        const SLOTS: usize = 16;
+        const FLOWS: u32 = 32_000;
+        let mut counts = [0u32; SLOTS];
+        for i in 0..FLOWS {
+            let mut key = forward_key_of(&flow(TCP_SYN_SENT, 0), protocol::TCP);
+            key.source_port_be = (32_768 + (i % 1_000) as u16).to_be();
+            key.source = Address::from_v4([10, 244, (i / 1_000) as u8, 7]);
+            counts[((u64::from(hash(&key)) * SLOTS as u64) >> 32) as usize] += 1;
+        }
+        let mean = f64::from(FLOWS) / SLOTS as f64;
+        let chi_squared: f64 = counts.iter().map(|count| (f64::from(*count) - mean).powi(2) / mean).sum();
+        // 15 degrees of freedom: 37.7 is exceeded by chance once in a thousand.
+        assert!(chi_squared < 37.7, "chi² {chi_squared}, counts {counts:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! The IPv6 header and its extension headers (RFC 8200).
+
+use causeway_abi::Address;
+
+use super::{ETHERNET_LENGTH, Fragment, Headers, L3, Version, with_transport};
+use crate::packet::Packet;
+
+/// Bytes of the fixed header.
+pub const IPV6_LENGTH: u32 = 40;
+/// Extension headers that are walked. Each kind appears at most once, destination options twice (RFC 8200, 4.1), so a
+/// longer chain is made to hide something.
+pub const EXTENSIONS_MAX: u32 = 6;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Reads the header, its extensions and the transport header behind them.
+#[inline(always)]
+pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
+    let header = packet.read_at::<ETHERNET_LENGTH, 40>()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let end = end(packet.length(), u16::from_be_bytes([header[4], header[5]]))?;
+    let headers = Headers {
+        version: Version::V6,
+        fragment: Fragment::Whole,
+        protocol: header[6],
+        flags: 0,
+        source: Address(slice16(&header, 8)),
+        destination: Address(slice16(&header, 24)),
+        source_port_be: 0,
+        destination_port_be: 0,
+        l4: L3 + IPV6_LENGTH,
+        end,
+    };
+    let headers = if is_extension(headers.protocol) { walk(packet, headers)? } else { headers };
+    with_transport(packet, headers)
+}
+
+/// A jumbogram (RFC 2675) has length zero; segmentation-offloaded packets use it internally.
+#[inline(always)]
+fn end(packet_length: u32, payload_length: u16) -> Option<u32> {
+    if payload_length == 0 && packet_length > u32::from(u16::MAX) {
+        return Some(packet_length);
+    }
+    let end = L3 + IPV6_LENGTH + u32::from(payload_length);
+    if end <= packet_length { Some(end) } else { None }
+}
+
+#[inline(always)]
+fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers> {
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_extension(headers.protocol) {
+            break;
+        }
+        let extension = packet.read::<4>(headers.l4)?;
+        let length = match headers.protocol {
+            FRAGMENT => {
+                let field = u16::from_be_bytes([extension[2], extension[3]]);
+                if field & 0xfff8 != 0 {
+                    headers.fragment = Fragment::Later;
+                } else if field & 1 != 0 && matches!(headers.fragment, Fragment::Whole) {
+                    headers.fragment = Fragment::First;
+                }
+                8
+            }
+            // RFC 4302, 2.2: in units of 4 bytes, minus 2.
+            AUTHENTICATION => (u32::from(extension[1]) + 2) * 4,
+            _ => (u32::from(extension[1]) + 1) * 8,
+        };
+        headers.protocol = extension[0];
+        headers.l4 += length;
+        if headers.l4 > headers.end {
+            return None;
+        }
+        if matches!(headers.fragment, Fragment::Later) {
+            // What follows is payload; the next-header field names the first header of the fragmented part.
+            return Some(headers);
+        }
+    }
+    if is_extension(headers.protocol) { None } else { Some(headers) }
+}
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
+#[inline(always)]
+const fn slice16(bytes: &[u8; 40], at: usize) -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        out[i] = bytes[at + i];
+        i += 1;
+    }
+    out
+}

@@ -1,0 +1,146 @@
+//! From bytes to [`Headers`].
+//!
+//! One file per protocol layer. The walk is bounded everywhere, and what contradicts itself is [`Parsed::Malformed`]
+//! rather than guessed at, so that no two readers of one packet can disagree about its ports.
+
+mod ethernet;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+use causeway_abi::Address;
+
+use crate::packet::Packet;
+
+pub use ethernet::{ETHERNET_LENGTH, parse};
+pub use icmp::{Embedded, parse_embedded};
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// Internet Control Message Protocol.
+    pub const ICMP: u8 = 1;
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
+    /// User Datagram Protocol.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// Bits of the TCP flags byte.
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Opens a connection.
+    pub const SYN: u8 = 0x02;
+    /// Ends a connection at once.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+}
+
+/// What a frame turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// An IP packet.
+    Ip(Headers),
+    /// ARP, another protocol that is not IP, or a frame with a VLAN tag: none of the data path's business.
+    Other,
+    /// Cut short, or contradicting itself.
+    Malformed,
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// The first fragment, which has the ports.
+    First,
+    /// A later fragment, which has none.
+    Later,
+}
+
+/// The IP version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What the data path needs to know of an IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Headers {
+    /// IP version.
+    pub version: Version,
+    /// Fragmentation.
+    pub fragment: Fragment,
+    /// Transport protocol: the last of the IPv6 header chain.
+    pub protocol: u8,
+    /// Flags of a TCP packet, [`tcp_flags`]; the type of an ICMP message; else 0.
+    pub flags: u8,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port of TCP and UDP, identifier of an ICMP echo; else 0. Network byte order.
+    pub source_port_be: u16,
+    /// Destination port of TCP and UDP; else 0. Network byte order.
+    pub destination_port_be: u16,
+    /// Offset of the transport header.
+    pub l4: u32,
+    /// Offset of the IP packet's end, by its own length field.
+    pub end: u32,
+}
+
+/// Offset of the IP header: there is no VLAN tag before it, see [`Parsed::Other`].
+pub const L3: u32 = ETHERNET_LENGTH as u32;
+
+impl Headers {
+    /// TCP or UDP, with its ports known.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        matches!(self.protocol, protocol::TCP | protocol::UDP) && !matches!(self.fragment, Fragment::Later)
+    }
+
+    /// Asks for a new TCP connection.
+    #[inline(always)]
+    pub const fn opens_connection(&self) -> bool {
+        self.protocol == protocol::TCP && self.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    }
+
+    /// An ICMP message about another packet.
+    #[inline(always)]
+    pub const fn is_icmp_error(&self) -> bool {
+        match self.protocol {
+            // RFC 792: destination unreachable, source quench, time exceeded, parameter problem.
+            protocol::ICMP => matches!(self.flags, 3 | 4 | 11 | 12),
+            // RFC 4443, 2.1: error messages have the high bit clear.
+            protocol::ICMPV6 => self.flags < 128,
+            _ => false,
+        }
+    }
+
+    /// Link-local traffic that keeps a link working (neighbour discovery, multicast listener reports): from an
+    /// unspecified or link-local source to a link-local or multicast destination. It is never forwarded.
+    #[inline(always)]
+    pub const fn is_link_control(&self) -> bool {
+        let source = &self.source.0;
+        let destination = &self.destination.0;
+        matches!(self.version, Version::V6)
+            && ((source[0] == 0xfe && source[1] & 0xc0 == 0x80) || u128::from_ne_bytes(*source) == 0)
+            && (destination[0] == 0xff || (destination[0] == 0xfe && destination[1] & 0xc0 == 0x80))
+    }
+}
+
+/// Reads the transport header at `l4` into `headers`; `None` when it is cut short or contradicts itself.
+#[inline(always)]
+fn with_transport<P: Packet + ?Sized>(packet: &P, headers: Headers) -> Option<Headers> {
+    transport::parse(packet, headers)
+}
+
+#[cfg(test)]
+mod tests;
