@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use xtask::cluster::example::Pod;
-use xtask::cluster::{Cluster, Spec, Store, remove};
+use xtask::cluster::{Claimed, Cluster, Spec, Store, remove};
 use xtask::compile::{self, Binaries, Profile};
 use xtask::image::{self, Image};
 use xtask::progress::Progress;
@@ -51,7 +51,8 @@ impl TestCluster {
         spec.service_cidr = "10.97.128.0/17".to_owned();
         change(&mut spec);
         let progress = Progress::silent();
-        match Cluster::start(&progress, spec.clone(), binaries.clone(), image) {
+        let claimed = Claimed::new(spec.clone()).expect("a cluster name that nobody has");
+        match Cluster::start(&progress, claimed, binaries.clone(), image) {
             Ok(cluster) => Self {
                 cluster,
                 progress,

@@ -55,6 +55,21 @@ fn requests_spread_evenly_over_pods_and_nodes_from_everywhere() {
 }
 
 #[test]
+fn datagrams_spread_too_and_answers_come_from_the_virtual_ip() {
+    let mut cluster = TestCluster::start(2, Store::Embedded);
+    let web = cluster.deploy_web();
+    let to = (cluster.virtual_ip("web").unwrap(), 7).into();
+    for client in &web.clients {
+        let tally = cluster.datagrams_from_pod(client, to, REQUESTS).unwrap();
+        assert_spread(&tally, &web.pods, &client.name);
+    }
+    for node in cluster.spec().node_names() {
+        let tally = cluster.datagrams_from_node(&node, to, REQUESTS).unwrap();
+        assert_spread(&tally, &web.pods, &node);
+    }
+}
+
+#[test]
 fn the_same_holds_with_etcd_as_the_store() {
     let mut cluster = TestCluster::start(2, Store::Etcd);
     let web = cluster.deploy_web();

@@ -1,7 +1,7 @@
 //! The client: asks one URL again and again, and tallies who answered.
 
 use std::io::{self, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,43 @@ pub fn load(target: &Target, duration: Duration, concurrency: usize) -> Tally {
         }
         total
     })
+}
+
+/// Sends `count` datagrams to a server's UDP port, every one from an unconnected socket of its own, and checks that each
+/// answer comes from the very address that was asked.
+pub fn datagrams(to: SocketAddr, count: u64, timeout: Duration) -> Tally {
+    let mut tally = Tally::default();
+    for _ in 0..count {
+        let begun = Instant::now();
+        let begun_unix_ms = unix_ms();
+        match ask_by_datagram(to, timeout) {
+            Ok(answer) => tally.answer(&answer.pod, &answer.node, begun_unix_ms, begun.elapsed()),
+            Err(error) => tally.failure(begun_unix_ms, begun.elapsed(), error),
+        }
+    }
+    tally
+}
+
+fn ask_by_datagram(to: SocketAddr, timeout: Duration) -> Result<Answer, String> {
+    let any: SocketAddr = if to.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let exchange = || -> io::Result<(SocketAddr, Vec<u8>)> {
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.send_to(b"whoami", to)?;
+        let mut payload = vec![0; 4096];
+        let (length, from) = socket.recv_from(&mut payload)?;
+        payload.truncate(length);
+        Ok((from, payload))
+    };
+    let (from, payload) = exchange().map_err(|error| format!("datagram: {error}"))?;
+    if from != to {
+        return Err(format!("asked {to}, answered from {from}"));
+    }
+    serde_json::from_slice(&payload).map_err(|error| format!("unexpected answer: {error}"))
 }
 
 fn ask(target: &Target, connection: &mut Option<Connection>, tally: &mut Tally) {

@@ -35,6 +35,8 @@ enum Command {
     Serve(ServeArgs),
     /// Send a number of requests one after another and print the tally as JSON.
     Fetch(FetchArgs),
+    /// Send a number of datagrams, each from a socket of its own, and print the tally as JSON.
+    Datagrams(DatagramArgs),
     /// Send requests for a while, several at once, and print the tally as JSON.
     Load(LoadArgs),
 }
@@ -67,6 +69,18 @@ struct FetchArgs {
     interval_ms: u64,
     /// Longest wait for a connection, and for an answer.
     #[arg(long, value_name = "MS", default_value_t = 5000)]
+    timeout_ms: u64,
+}
+
+#[derive(Args)]
+struct DatagramArgs {
+    /// What to ask, `ADDRESS:PORT`.
+    #[arg(long)]
+    to: SocketAddr,
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// Longest wait for an answer.
+    #[arg(long, value_name = "MS", default_value_t = 2000)]
     timeout_ms: u64,
 }
 
@@ -109,6 +123,7 @@ fn main() -> Result<ExitCode> {
             },
             args.count,
         ),
+        Command::Datagrams(args) => client::datagrams(args.to, args.count, Duration::from_millis(args.timeout_ms)),
         Command::Load(args) => client::load(
             &client::Target {
                 url: http::Url::parse(&args.url)?,

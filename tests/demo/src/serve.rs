@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
-use crate::client::{Target, fetch, load};
+use crate::client::{Target, datagrams, fetch, load};
 use crate::http::{Request, Response, Url};
 
 /// Threads that accept connections; every connection then has a thread of its own.
@@ -168,6 +168,7 @@ impl Server {
             ("GET", "/load") => ask_for(request, |target, _, (duration, workers)| {
                 load(target, duration, workers)
             }),
+            ("GET", "/datagrams") => ask_by_datagrams(request),
             ("POST", "/unready") => commanded(&self.told_unready, true),
             ("POST", "/ready") => commanded(&self.told_unready, false),
             ("POST", "/hang") => commanded(&self.hung, true),
@@ -219,6 +220,16 @@ fn json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => Response::new(200, body),
         Err(error) => Response::new(500, error.to_string()),
+    }
+}
+
+/// Sends datagrams from inside this pod, as the query says: `to`, `count`, `timeout_ms`.
+fn ask_by_datagrams(request: &Request) -> Response {
+    let number = |name: &str, default: u64| request.parameter(name).map_or(Some(default), |text| text.parse().ok());
+    let to = request.parameter("to").and_then(|text| text.parse().ok());
+    match (to, number("count", 1), number("timeout_ms", 2000)) {
+        (Some(to), Some(count), Some(ms)) => json(&datagrams(to, count, Duration::from_millis(ms)).report()),
+        _ => Response::new(400, "expected to=ADDRESS:PORT and numbers\n"),
     }
 }
 

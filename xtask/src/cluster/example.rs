@@ -144,10 +144,14 @@ impl Cluster {
 
     /// Sends `count` requests from a node itself, every one on a connection of its own.
     pub fn fetch_from_node(&self, node: &str, url: &str, count: u64) -> Result<Tally> {
-        let mut fetch = self.demo_on(node, &["fetch", "--url", url, "--count", &count.to_string()])?;
-        let output = fetch
+        self.tally_on(node, &["fetch", "--url", url, "--count", &count.to_string()])
+    }
+
+    fn tally_on(&self, node: &str, args: &[&str]) -> Result<Tally> {
+        let mut demo = self.demo_on(node, args)?;
+        let output = demo
             .output()
-            .with_context(|| format!("cannot run {}", command::text(&fetch)))?;
+            .with_context(|| format!("cannot run {}", command::text(&demo)))?;
         Tally::parse(&String::from_utf8_lossy(&output.stdout))
             .with_context(|| format!("on {node}: {}", String::from_utf8_lossy(&output.stderr)))
     }
@@ -156,6 +160,20 @@ impl Cluster {
     pub fn fetch_from_pod(&self, pod: &Pod, url: &str, count: u64) -> Result<Tally> {
         let path = format!("/fetch?url={url}&count={count}");
         ask_client(&self.spec().netns(&pod.node), pod, &path, Duration::from_mins(1))
+    }
+
+    /// Lets a pod send `count` datagrams to a service's UDP port.
+    pub fn datagrams_from_pod(&self, pod: &Pod, to: SocketAddr, count: u64) -> Result<Tally> {
+        let path = format!("/datagrams?to={to}&count={count}");
+        ask_client(&self.spec().netns(&pod.node), pod, &path, Duration::from_mins(1))
+    }
+
+    /// Sends `count` datagrams to a service's UDP port from a node itself.
+    pub fn datagrams_from_node(&self, node: &str, to: SocketAddr, count: u64) -> Result<Tally> {
+        self.tally_on(
+            node,
+            &["datagrams", "--to", &to.to_string(), "--count", &count.to_string()],
+        )
     }
 
     /// Begins to send requests from a pod: for `duration`, from four workers, every one on a connection of its own.

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 const BPFFS: &str = "/sys/fs/bpf";
 /// Exists while the BPF file system is mounted only because we did it.
 const BPFFS_MARKER: &str = "/run/causeway/bpffs-mounted";
-/// Programs that a kernel with CONFIG_BPF_PRELOAD pins into every new BPF file system (kernel/bpf/inode.c).
+/// Programs that a kernel with `CONFIG_BPF_PRELOAD` pins into every new BPF file system (kernel/bpf/inode.c).
 const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// A line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).

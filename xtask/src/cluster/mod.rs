@@ -15,5 +15,5 @@ pub mod up;
 
 pub use host::cgroup2;
 pub use process::{Exited, Process};
-pub use running::Cluster;
+pub use running::{Claimed, Cluster};
 pub use spec::{DEV, Spec, Store};

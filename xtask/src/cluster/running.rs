@@ -42,17 +42,52 @@ pub struct Cluster {
     processes: BTreeMap<String, Process>,
 }
 
+/// The right to bring up a cluster of a name that nothing else has.
+pub struct Claimed {
+    spec: Spec,
+    cgroup2: PathBuf,
+}
+
+impl Claimed {
+    /// Takes the name; an error if a cluster of that name, or what remains of one, is here.
+    pub fn new(spec: Spec) -> Result<Self> {
+        host::check()?;
+        let cgroup2 = host::cgroup2()?;
+        remove::check_free(&spec.name)?;
+        let directory = spec.run_dir();
+        let parent = directory.parent().unwrap_or(&directory);
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        // Of several that come this far, one makes the directory.
+        fs::create_dir(&directory).with_context(|| {
+            format!(
+                "cannot take the name {}: cannot make {}",
+                spec.name,
+                directory.display()
+            )
+        })?;
+        Ok(Self { spec, cgroup2 })
+    }
+
+    /// Names and addresses.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+}
+
 impl Cluster {
     /// Makes the network and starts every process. What a failure leaves behind is for [`remove::run`].
-    pub fn start(progress: &Progress, spec: Spec, binaries: Binaries, image: &Image) -> Result<Self> {
-        let cgroup2 = host::cgroup2()?;
+    pub fn start(progress: &Progress, claimed: Claimed, binaries: Binaries, image: &Image) -> Result<Self> {
+        let Claimed { spec, cgroup2 } = claimed;
         let mut cluster = Self {
             spec,
             binaries,
             cgroup2,
             processes: BTreeMap::new(),
         };
-        cluster.claim()?;
+        let system = cluster.cgroup2.join(cluster.spec.system_cgroup());
+        for directory in [cluster.spec.logs_dir(), system] {
+            fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
 
         progress.begin("making the network between the nodes");
         host::mount_bpffs()?;
@@ -286,16 +321,6 @@ impl Cluster {
         self.processes
             .get_mut(name)
             .with_context(|| format!("no process {name} in cluster {}", self.spec.name))
-    }
-
-    /// Makes the directories that say the cluster is taken.
-    fn claim(&self) -> Result<()> {
-        remove::check_free(&self.spec.name)?;
-        let system = self.cgroup2.join(self.spec.system_cgroup());
-        for directory in [self.spec.run_dir(), self.spec.logs_dir(), system] {
-            fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        }
-        Ok(())
     }
 
     fn import(&self, nodes: &[String], image: &Image) -> Result<()> {

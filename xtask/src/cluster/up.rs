@@ -1,6 +1,7 @@
 //! `cargo xtask up`: from nothing to a cluster whose service answers, in front of a person.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use super::remove::{self, Claim, down_command};
-use super::{Cluster, Spec, example, host, traffic};
+use super::{Claimed, Cluster, Spec, example, host, traffic};
 use crate::compile::{self, Binaries, Profile};
 use crate::image::{self, Image};
 use crate::progress::Progress;
@@ -38,8 +39,10 @@ pub fn run(progress: &Progress, spec: &Spec, options: Options) -> Result<ExitCod
     interrupt::catch()?;
 
     let begun = Instant::now();
+    // An error up to here leaves nothing behind; from here on, nothing returns past the removal.
+    let claimed = Claimed::new(spec.clone())?;
     let mut running = None;
-    let shown = show(progress, spec, &binaries, &image, begun, &mut running);
+    let shown = show(progress, claimed, &binaries, &image, begun, &mut running);
     let outcome = match shown {
         Ok(all_answered) if options.detach => {
             how_to_go_on(spec, &binaries, true);
@@ -101,13 +104,14 @@ fn prepare(progress: &Progress, options: Options) -> Result<(Binaries, Image)> {
 /// Starts, deploys, asks; answers whether every request got its answer.
 fn show(
     progress: &Progress,
-    spec: &Spec,
+    claimed: Claimed,
     binaries: &Binaries,
     image: &Image,
     begun: Instant,
     running: &mut Option<Cluster>,
 ) -> Result<bool> {
-    let cluster = running.insert(Cluster::start(progress, spec.clone(), binaries.clone(), image)?);
+    let nodes = claimed.spec().nodes;
+    let cluster = running.insert(Cluster::start(progress, claimed, binaries.clone(), image)?);
 
     progress.begin("deploying examples/web.yaml and a client pod per node");
     cluster.deploy_example()?;
@@ -123,17 +127,17 @@ fn show(
     progress.begin("asking the service");
     cluster.wait_for_answer(progress, "node-1", &url)?;
     let first_answer = begun.elapsed();
-    let clients = cluster.wait_for_pods(progress, "app=client", spec.nodes)?;
+    let clients = cluster.wait_for_pods(progress, "app=client", nodes)?;
     let tallies = cluster.fetch_from_everywhere(progress, &clients, &url, REQUESTS)?;
     progress.done(&format!(
         "asked {url} {REQUESTS} times from every node and from a pod on every node"
     ));
 
-    println!("\n{}", traffic::table(&tallies, &example::nodes_of(&web)));
-    println!(
-        "First answer from the virtual IP {:.1} s after the start (build not counted).",
-        first_answer.as_secs_f64()
-    );
+    say(&format!("\n{}", traffic::table(&tallies, &example::nodes_of(&web))));
+    let seconds = first_answer.as_secs_f64();
+    say(&format!(
+        "First answer from the virtual IP {seconds:.1} s after the start (build not counted)."
+    ));
     let failures: Vec<_> = tallies
         .iter()
         .flat_map(|(client, tally)| {
@@ -154,22 +158,30 @@ fn show(
 
 fn how_to_go_on(spec: &Spec, binaries: &Binaries, detached: bool) {
     let node = Spec::node_names(spec).pop().unwrap_or_default();
-    println!(
+    say(&format!(
         "\nGo on in {} shell (as root):",
         if detached { "this" } else { "another" }
-    );
-    println!("  export CAUSEWAY_SERVER={}", spec.server());
-    println!("  export PATH=\"{}:$PATH\"", binaries.directory().display());
-    println!("  causeway get pods -o wide");
-    println!("  causeway get svc,endpoints,nodes");
-    println!("  causeway scale rc web --replicas 5");
-    println!("  causeway bpf services --bpffs {}", spec.bpffs(&node).display());
-    println!("Logs: {}", spec.logs_dir().display());
+    ));
+    say(&format!("  export CAUSEWAY_SERVER={}", spec.server()));
+    say(&format!("  export PATH=\"{}:$PATH\"", binaries.directory().display()));
+    say("  causeway get pods -o wide");
+    say("  causeway get svc,endpoints,nodes");
+    say("  causeway scale rc web --replicas 5");
+    say(&format!(
+        "  causeway bpf services --bpffs {}",
+        spec.bpffs(&node).display()
+    ));
+    say(&format!("Logs: {}", spec.logs_dir().display()));
     if detached {
-        println!("Remove it all: {}", down_command(&spec.name));
+        say(&format!("Remove it all: {}", down_command(&spec.name)));
     } else {
-        println!("Ctrl-C removes it all.");
+        say("Ctrl-C removes it all.");
     }
+}
+
+/// A line of results. That nobody reads them any more is no reason to leave a cluster behind.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Until Ctrl-C, or until a process ends by itself, which is an error.
