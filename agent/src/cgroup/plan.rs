@@ -71,7 +71,11 @@ mod tests {
     use super::*;
 
     fn cpu(request: Option<u64>, limit: Option<u64>) -> Settings {
-        settings(&Resources { cpu_request_millis: request, cpu_limit_millis: limit, ..Resources::default() })
+        settings(&Resources {
+            cpu_request_millis: request,
+            cpu_limit_millis: limit,
+            ..Resources::default()
+        })
     }
 
     #[test]
@@ -81,7 +85,14 @@ mod tests {
 
     #[test]
     fn limits_become_quotas_of_the_period() {
-        for (millis, quota) in [(100, 10_000), (250, 25_000), (1000, 100_000), (2500, 250_000), (1, 1000), (15, 1500)] {
+        for (millis, quota) in [
+            (100, 10_000),
+            (250, 25_000),
+            (1000, 100_000),
+            (2500, 250_000),
+            (1, 1000),
+            (15, 1500),
+        ] {
             assert_eq!(cpu(None, Some(millis)).cpu_quota_us, Some(quota), "{millis}m");
         }
         assert_eq!(cpu(None, Some(0)).cpu_quota_us, None);
@@ -91,7 +102,11 @@ mod tests {
     fn requests_become_shares_and_weights() {
         for (millis, shares, weight) in [(0, 2, 1), (100, 102, 4), (1000, 1024, 39), (256_000, 262_144, 10_000)] {
             let settings = cpu(Some(millis), None);
-            assert_eq!((settings.cpu_shares, settings.cpu_weight), (Some(shares), Some(weight)), "{millis}m");
+            assert_eq!(
+                (settings.cpu_shares, settings.cpu_weight),
+                (Some(shares), Some(weight)),
+                "{millis}m"
+            );
         }
         assert_eq!(cpu(Some(u64::MAX), None).cpu_weight, Some(10_000));
         assert_eq!(cpu(None, Some(1000)).cpu_shares, Some(1024));
@@ -100,9 +115,17 @@ mod tests {
 
     #[test]
     fn zero_means_no_limit() {
-        let resources = Resources { memory_limit_bytes: Some(0), pids_limit: Some(0), ..Resources::default() };
+        let resources = Resources {
+            memory_limit_bytes: Some(0),
+            pids_limit: Some(0),
+            ..Resources::default()
+        };
         assert_eq!(settings(&resources), Settings::default());
-        let resources = Resources { memory_limit_bytes: Some(1 << 20), pids_limit: Some(7), ..Resources::default() };
+        let resources = Resources {
+            memory_limit_bytes: Some(1 << 20),
+            pids_limit: Some(7),
+            ..Resources::default()
+        };
         assert_eq!(settings(&resources).memory_max_bytes, Some(1 << 20));
         assert_eq!(settings(&resources).pids_max, Some(7));
     }

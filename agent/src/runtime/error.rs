@@ -76,6 +76,18 @@ pub enum RuntimeError {
         /// What it said.
         problem: String,
     },
+    /// The state directory's path cannot be used in mount options.
+    #[error("state directory {} has a \":\", \",\" or \"\\\" in its path", .0.display())]
+    StateDir(PathBuf),
+    /// The machine's cgroups cannot be used.
+    #[error(transparent)]
+    Layout(#[from] crate::cgroup::layout::LayoutError),
+    /// The node's cgroups could not be made.
+    #[error("cannot make the node's cgroups")]
+    NodeCgroup(#[source] crate::cgroup::tree::CgroupError),
+    /// The agent is ending.
+    #[error("interrupted")]
+    Cancelled,
     /// cgroups could not be made or set.
     #[error("sandbox {id}: cannot set up its cgroups")]
     Cgroup {

@@ -34,6 +34,12 @@ mod tests {
             assert_eq!(oom_score_adj(Qos::Burstable, request, 1000), want, "{request}");
         }
         assert_eq!(oom_score_adj(Qos::Burstable, 1, 0), 3);
-        assert_eq!((oom_score_adj(Qos::Guaranteed, 1, 1), oom_score_adj(Qos::BestEffort, 1, 1)), (-997, 1000));
+        assert_eq!(
+            (
+                oom_score_adj(Qos::Guaranteed, 1, 1),
+                oom_score_adj(Qos::BestEffort, 1, 1)
+            ),
+            (-997, 1000)
+        );
     }
 }

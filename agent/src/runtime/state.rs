@@ -25,7 +25,10 @@ pub struct SandboxState {
 impl SandboxState {
     /// The latest attempt of the container called `name`.
     pub fn latest(&self, name: &str) -> Option<&ContainerState> {
-        self.containers.iter().filter(|container| container.name == name).max_by_key(|container| container.attempt)
+        self.containers
+            .iter()
+            .filter(|container| container.name == name)
+            .max_by_key(|container| container.attempt)
     }
 
     /// Path through which the pod's network namespace is entered, while the holder lives.
