@@ -7,4 +7,7 @@ pub mod admission;
 pub mod api;
 pub mod cache;
 pub mod cidr;
+pub mod config;
+pub mod metrics;
+pub mod process;
 pub mod store;

@@ -15,16 +15,19 @@ impl Path {
     }
 
     /// A field of this one.
+    #[must_use]
     pub fn child(&self, name: &str) -> Self {
         Self(format!("{}.{name}", self.0))
     }
 
     /// An element of this list.
+    #[must_use]
     pub fn index(&self, index: usize) -> Self {
         Self(format!("{}[{index}]", self.0))
     }
 
     /// An entry of this map.
+    #[must_use]
     pub fn key(&self, key: &str) -> Self {
         Self(format!("{}[{key}]", self.0))
     }

@@ -1,10 +1,15 @@
 //! What a request can end in, and how that looks in gRPC.
 
+use std::error::Error;
+
 use causeway_proto::Kind;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::store::StoreError;
+use crate::{
+    cidr::Cidr,
+    store::{Revision, StoreError},
+};
 
 /// Why a request was refused or failed. `code` gives the gRPC code; `From<ApiError> for Status` adds google.rpc details.
 #[derive(Debug, thiserror::Error)]
@@ -70,18 +75,43 @@ pub enum ApiError {
         reason: String,
     },
     /// A watch or a page asks for a revision that is no longer kept: list again.
-    #[error("{kind}: revision {requested} is no longer kept, the oldest one is {oldest}; list again and watch from there")]
+    #[error(
+        "{kind}: revision {requested} is no longer kept, the oldest one is {oldest}; list again and watch from there"
+    )]
     Expired {
         /// Kind listed or watched.
         kind: Kind,
         /// The revision asked for.
-        requested: u64,
+        requested: Revision,
         /// The oldest one that would have worked.
-        oldest: u64,
+        oldest: Revision,
     },
-    /// Nothing is left of a bounded resource.
-    #[error("{0}")]
-    Exhausted(String),
+    /// A status update of a kind that has none, a scale of one that cannot be scaled.
+    #[error("{kind} has no {subresource}")]
+    NoSubresource {
+        /// The kind.
+        kind: Kind,
+        /// "status" or "scale".
+        subresource: &'static str,
+    },
+    /// Every address of the service range is taken.
+    #[error("service range {range} is exhausted: all of its {size} addresses are allocated")]
+    RangeExhausted {
+        /// The range.
+        range: Cidr,
+        /// Addresses that services can have.
+        size: u64,
+    },
+    /// A watch asks for a revision that the store has not reached: it is from another store. List again.
+    #[error("{kind}: revision {requested} is in the future, the last one is {last}; list again and watch from there")]
+    FutureRevision {
+        /// Kind watched.
+        kind: Kind,
+        /// The revision asked for.
+        requested: Revision,
+        /// The store's last one.
+        last: Revision,
+    },
     /// The server is stopping, or its cache has not been filled yet.
     #[error("{0}")]
     Unavailable(String),
@@ -94,13 +124,16 @@ pub enum ApiError {
         #[source]
         source: prost::DecodeError,
     },
-    /// The store failed.
-    #[error("store")]
+    /// The store failed; what was to be written may or may not have been.
+    #[error("the store failed")]
     Store(#[from] StoreError),
 }
 
 fn join(violations: &[FieldViolation]) -> String {
-    let texts: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+    let texts: Vec<_> = violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.description))
+        .collect();
     texts.join("; ")
 }
 
@@ -113,11 +146,29 @@ impl ApiError {
             Self::Conflict { .. } => Code::Aborted,
             Self::Invalid { .. } | Self::BadRequest { .. } => Code::InvalidArgument,
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
-            Self::Expired { .. } => Code::OutOfRange,
-            Self::Exhausted(_) => Code::ResourceExhausted,
+            Self::Expired { .. } | Self::FutureRevision { .. } => Code::OutOfRange,
+            Self::NoSubresource { .. } => Code::Unimplemented,
+            Self::RangeExhausted { .. } => Code::ResourceExhausted,
+            Self::Corrupt { .. } | Self::Store(StoreError::Corrupt { .. }) => Code::DataLoss,
             Self::Unavailable(_) | Self::Store(_) => Code::Unavailable,
-            Self::Corrupt { .. } => Code::DataLoss,
         }
+    }
+
+    /// The error with its sources, as one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+
+    /// Whether trying the same again can help without anyone doing something.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.code(), Code::Unavailable | Code::Aborted)
     }
 
     /// True when nothing of that name exists.
@@ -133,5 +184,104 @@ impl ApiError {
     /// True when an object of that name exists.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Self::AlreadyExists { .. })
+    }
+}
+
+impl From<&ApiError> for Status {
+    fn from(error: &ApiError) -> Self {
+        let mut details = ErrorDetails::new();
+        let message = match error {
+            // The violations go into the details, one by one.
+            ApiError::Invalid { kind, key, violations } => {
+                details.set_bad_request(violations.clone());
+                format!("{kind} \"{key}\" is invalid")
+            }
+            ApiError::BadRequest { field, reason } => {
+                details.add_bad_request_violation(*field, reason.clone());
+                "the request is invalid".to_owned()
+            }
+            ApiError::NotFound { kind, key }
+            | ApiError::AlreadyExists { kind, key }
+            | ApiError::Conflict { kind, key, .. }
+            | ApiError::FailedPrecondition { kind, key, .. } => {
+                details.set_resource_info(kind.name(), key.clone(), "", "");
+                error.to_string()
+            }
+            _ => error.chain(),
+        };
+        Status::with_error_details(error.code(), message, details)
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        Self::from(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_travel_in_the_details() {
+        let error = ApiError::Invalid {
+            kind: Kind::Pod,
+            key: "default/web".into(),
+            violations: vec![
+                FieldViolation::new("spec.a", "Required value"),
+                FieldViolation::new("spec.b", "Forbidden: no"),
+            ],
+        };
+        assert_eq!(
+            error.to_string(),
+            "Pod \"default/web\" is invalid: spec.a: Required value; spec.b: Forbidden: no"
+        );
+        let status = Status::from(error);
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, "Pod \"default/web\" is invalid")
+        );
+        let details = status.get_error_details();
+        let fields: Vec<_> = details
+            .bad_request()
+            .unwrap()
+            .field_violations
+            .iter()
+            .map(|v| v.field.as_str())
+            .collect();
+        assert_eq!(fields, ["spec.a", "spec.b"]);
+    }
+
+    #[test]
+    fn conflicts_name_both_versions() {
+        let error = ApiError::Conflict {
+            kind: Kind::Pod,
+            key: "default/web".into(),
+            expected: "4".into(),
+            actual: "9".into(),
+        };
+        let status = Status::from(error);
+        assert_eq!(status.code(), Code::Aborted);
+        assert!(
+            status.message().contains("resourceVersion 4") && status.message().contains("is 9"),
+            "{}",
+            status.message()
+        );
+    }
+
+    #[test]
+    fn a_failed_store_is_named_with_its_cause() {
+        let source = std::io::Error::other("connection refused").into();
+        let store = StoreError::Unavailable {
+            endpoints: "127.0.0.1:2379".into(),
+            source,
+        };
+        let status = Status::from(ApiError::from(store));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(
+            status.message(),
+            "the store failed: store at 127.0.0.1:2379 is unavailable: connection refused"
+        );
     }
 }

@@ -1,10 +1,24 @@
 //! The API of the control plane: what reading and writing objects means, and its gRPC face.
 //!
 //! `registry` is the one door to objects, for gRPC clients and reconcilers alike: nothing else writes object keys to the
-//! store. `service` translates gRPC; it holds no rules of its own.
+//! store. `service` translates gRPC and holds no rules of its own; `server` listens.
 
+mod delete;
 pub mod error;
+mod merge;
+mod options;
+mod patch;
 pub mod registry;
+pub mod server;
+mod service;
+mod service_ip;
+pub mod stored;
+mod subresource;
+mod vip;
+mod write;
 
 pub use error::ApiError;
-pub use registry::{DeleteOptions, ListOptions, ObjectList, Propagation, Registry};
+pub use options::{DeleteOptions, ListOptions, ObjectList, Propagation, WatchOptions};
+pub use registry::{Registry, RegistryOptions};
+pub use service::ObjectApi;
+pub use vip::{MAX_PREFIX_LEN, MIN_PREFIX_LEN};

@@ -1,167 +1,303 @@
 //! The one door to objects: rules of reading and writing them, over the store and the watch cache.
+//!
+//! Reads come from the cache; every write that was answered is in it. Writes read what they are based on from the store and
+//! commit by compare-and-swap.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_proto::{
-    Kind,
-    v1::{Object, Preconditions, apply_response::Outcome, patch_request},
+    Kind, Resource,
+    v1::{self, Object},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::{
+    ApiError,
+    options::{ListOptions, ObjectList, WatchOptions, continue_token, parse_continue_token},
+    stored,
+    vip::VipAllocator,
+};
 use crate::{
-    api::ApiError,
-    cache::{KindCache, Watch},
+    cache::{self, Filter, Forgotten, KindCache, Watch},
+    cidr::Cidr,
+    store::{Revision, Store},
 };
 
-/// Which objects of a kind, and how many at once.
-#[derive(Clone, Debug, Default)]
-pub struct ListOptions {
-    /// Empty: all namespaces.
-    pub namespace: String,
-    /// "app=web,tier in (a, b)"; empty: all.
-    pub label_selector: String,
-    /// "spec.nodeName=n1"; empty: all.
-    pub field_selector: String,
-    /// Objects per page; 0: all.
-    pub limit: usize,
-    /// `continue_token` of the page before; empty: first page.
-    pub continue_token: String,
-}
+/// Namespaces that always exist: for users, for what belongs to the cluster, for heartbeats of nodes.
+pub const NAMESPACES: &[&str] = &[DEFAULT_NAMESPACE, "kube-system", "kube-node-lease"];
+/// Where objects of namespaced kinds go that name no namespace.
+pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// One page; all pages of a list are of one revision.
+/// What a registry can be told.
 #[derive(Clone, Debug)]
-pub struct ObjectList {
-    /// Revision of the list; a watch continues from here.
-    pub revision: u64,
-    /// For the next page; empty on the last.
-    pub continue_token: String,
-    /// In order of namespace and name.
-    pub items: Vec<Arc<Object>>,
+pub struct RegistryOptions {
+    /// Where VIPs come from.
+    pub service_cidr: Cidr,
+    /// Changes kept per kind.
+    pub window: usize,
+    /// Time between bookmarks of a watch.
+    pub bookmark_interval: Duration,
+    /// How long a read waits for a cache to be filled or to catch up.
+    pub cache_timeout: Duration,
 }
 
-/// Where a watch begins and what it shows.
-#[derive(Clone, Debug, Default)]
-pub struct WatchOptions {
-    /// Empty: all namespaces.
-    pub namespace: String,
-    /// As in [`ListOptions`].
-    pub label_selector: String,
-    /// As in [`ListOptions`].
-    pub field_selector: String,
-    /// Changes after this one; `None`: the present objects as ADDED, a BOOKMARK, then changes.
-    pub revision: Option<u64>,
+impl RegistryOptions {
+    /// The defaults, with this service range.
+    pub fn new(service_cidr: Cidr) -> Self {
+        Self {
+            service_cidr,
+            window: cache::DEFAULT_WINDOW,
+            bookmark_interval: Duration::from_secs(15),
+            cache_timeout: Duration::from_secs(5),
+        }
+    }
 }
 
-/// What becomes of objects owned by a deleted one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Propagation {
-    /// The owner goes at once, the garbage collector takes the rest.
-    #[default]
-    Background,
-    /// The owner stays (finalizer `foregroundDeletion`) until what it owns is gone.
-    Foreground,
-    /// The owned stay, without owner (finalizer `orphan` until they are released).
-    Orphan,
-}
-
-/// How to delete.
-#[derive(Clone, Debug, Default)]
-pub struct DeleteOptions {
-    /// Empty fields are not checked.
-    pub preconditions: Preconditions,
-    /// Seconds; `None`: the object's own; 0: at once.
-    pub grace_period_seconds: Option<i64>,
-    /// What becomes of owned objects.
-    pub propagation: Propagation,
-}
-
-/// Objects of all kinds. Cheap to clone.
+/// Objects of all kinds. Cheap to clone; the caches follow the store until the last clone is dropped or `stop` is called.
 #[derive(Clone)]
 pub struct Registry {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    caches: Vec<Arc<KindCache>>,
+    vips: VipAllocator,
+    options: RegistryOptions,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
 }
 
 impl Registry {
+    /// Begins to fill the caches. Call within a tokio runtime.
+    pub fn start(store: Arc<dyn Store>, options: RegistryOptions) -> Self {
+        let stop = CancellationToken::new();
+        let caches: Vec<_> = Kind::ALL
+            .iter()
+            .map(|kind| Arc::new(KindCache::new(*kind, options.window)))
+            .collect();
+        for cache in &caches {
+            tokio::spawn(cache::follow(cache.clone(), store.clone(), stop.clone()));
+        }
+        let vips = VipAllocator::new(options.service_cidr);
+        let inner = Inner {
+            store,
+            caches,
+            vips,
+            options,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Creates what always exists, and remembers which VIPs are taken. Fails while the store is away: call it again.
+    pub async fn bootstrap(&self) -> Result<(), ApiError> {
+        for name in NAMESPACES {
+            let mut namespace = v1::Namespace::default();
+            (*name).clone_into(&mut namespace.meta_mut().name);
+            match self.create(namespace.into_object(), false).await {
+                Err(error) if !error.is_already_exists() => return Err(error),
+                _ => {}
+            }
+        }
+        self.vips().reload(self.store()).await?;
+        for cache in self.caches() {
+            self.wait_synced(cache).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all watches and the caches' work; reads go on with what is known.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+    }
+
+    /// The store, for writes and for health.
+    pub fn store(&self) -> &dyn Store {
+        self.inner.store.as_ref()
+    }
+
+    pub(super) fn vips(&self) -> &VipAllocator {
+        &self.inner.vips
+    }
+
+    /// All caches, in registry order of their kinds.
+    pub fn caches(&self) -> &[Arc<KindCache>] {
+        &self.inner.caches
+    }
+
     /// The watch cache of a kind: level-triggered readers (reconcilers) take snapshots of it.
     pub fn cache(&self, kind: Kind) -> &KindCache {
-        todo!("{kind:?}")
+        self.shared_cache(kind)
+    }
+
+    fn shared_cache(&self, kind: Kind) -> &Arc<KindCache> {
+        self.inner
+            .caches
+            .iter()
+            .find(|cache| cache.kind() == kind)
+            .expect("there is a cache for each of Kind::ALL")
     }
 
     /// The object as the cache knows it, which includes every write that this process has answered.
     pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Arc<Object>, ApiError> {
-        todo!("{kind:?} {namespace} {name}")
+        let cache = self.cache(kind);
+        self.wait_synced(cache).await?;
+        let namespace = namespace_of(kind, namespace);
+        let found = cache.get(namespace, name);
+        found.ok_or_else(|| ApiError::NotFound {
+            kind,
+            key: key_of(namespace, name),
+        })
     }
 
     /// A page of objects.
     pub async fn list(&self, kind: Kind, options: &ListOptions) -> Result<ObjectList, ApiError> {
-        todo!("{kind:?} {options:?}")
+        let filter = parse_filter(
+            kind,
+            &options.namespace,
+            &options.label_selector,
+            &options.field_selector,
+        )?;
+        let cache = self.cache(kind);
+        self.wait_synced(cache).await?;
+        let (at, after) = match options.continue_token.as_str() {
+            "" => (None, None),
+            token => {
+                let (revision, name) = parse_continue_token(token)?;
+                (Some(revision), Some(name))
+            }
+        };
+        let expired = |Forgotten { oldest }| ApiError::Expired {
+            kind,
+            requested: at.unwrap_or_default(),
+            oldest,
+        };
+        let (page, revision) = cache
+            .page(at, after.as_ref(), options.limit, &filter)
+            .map_err(expired)?;
+        let continue_token = page
+            .next_after
+            .map(|name| continue_token(revision, &name))
+            .unwrap_or_default();
+        Ok(ObjectList {
+            revision,
+            continue_token,
+            items: page.items,
+        })
     }
 
     /// Changes of objects.
     pub async fn watch(&self, kind: Kind, options: &WatchOptions) -> Result<Watch, ApiError> {
-        todo!("{kind:?} {options:?}")
+        let filter = parse_filter(
+            kind,
+            &options.namespace,
+            &options.label_selector,
+            &options.field_selector,
+        )?;
+        let cache = self.shared_cache(kind);
+        self.wait_synced(cache).await?;
+        let revision = options.revision.filter(|revision| *revision > 0);
+        if let Some(requested) = revision {
+            self.refuse_future(cache, requested).await?;
+        }
+        let stop = self.inner.stop.child_token();
+        Watch::new(
+            cache.clone(),
+            filter,
+            revision,
+            self.inner.options.bookmark_interval,
+            stop,
+        )
     }
 
-    /// Defaults, validates and stores a new object; answers it as stored.
-    pub async fn create(&self, object: Object, dry_run: bool) -> Result<Object, ApiError> {
-        todo!("{object:?} {dry_run}")
+    /// A revision beyond the store's last one is from another life of the store: waiting for it would be silence for ever.
+    async fn refuse_future(&self, cache: &KindCache, requested: Revision) -> Result<(), ApiError> {
+        if requested <= cache.revision() {
+            return Ok(());
+        }
+        match self.store().revision().await {
+            Ok(last) if requested > last => Err(ApiError::FutureRevision {
+                kind: cache.kind(),
+                requested,
+                last,
+            }),
+            _ => Ok(()),
+        }
     }
 
-    /// Replaces all but status. Compare-and-swap if `metadata.resourceVersion` is set, else the last writer wins.
-    /// Removing the last finalizer of an object that is being deleted removes it.
-    pub async fn update(&self, object: Object, dry_run: bool) -> Result<Object, ApiError> {
-        todo!("{object:?} {dry_run}")
+    async fn wait_synced(&self, cache: &KindCache) -> Result<(), ApiError> {
+        if cache.is_synced() {
+            return Ok(());
+        }
+        let bound = self.inner.options.cache_timeout;
+        let waited = tokio::time::timeout(bound, cache.synced()).await;
+        let Err(_) = waited else { return Ok(()) };
+        self.store().health().await?;
+        Err(ApiError::Unavailable(format!(
+            "the first list of {} is still under way",
+            cache.kind().plural()
+        )))
     }
 
-    /// Replaces only status; metadata but name, namespace, uid and resourceVersion are ignored.
-    pub async fn update_status(&self, object: Object, dry_run: bool) -> Result<Object, ApiError> {
-        todo!("{object:?} {dry_run}")
+    /// After a write: returns when lists show it. The write is done, so a slow cache is only told in the log.
+    pub(super) async fn wait_written(&self, kind: Kind, revision: Revision) {
+        let cache = self.cache(kind);
+        if cache.is_synced() && !cache.reached(revision, self.inner.options.cache_timeout).await {
+            tracing::warn!(%kind, revision, cached = cache.revision(), "watch cache does not follow the store");
+        }
     }
+}
 
-    /// Changes an object by a JSON patch (RFC 6902) or merge patch (RFC 7386).
-    #[expect(clippy::too_many_arguments, reason = "the fields of PatchRequest")]
-    pub async fn patch(
-        &self,
-        kind: Kind,
-        namespace: &str,
-        name: &str,
-        patch_type: patch_request::Type,
-        patch: &str,
-        preconditions: &Preconditions,
-        dry_run: bool,
-    ) -> Result<Object, ApiError> {
-        todo!("{kind:?} {namespace} {name} {patch_type:?} {patch} {preconditions:?} {dry_run}")
+fn parse_filter(kind: Kind, namespace: &str, labels: &str, fields: &str) -> Result<Filter, ApiError> {
+    Filter::parse(kind, namespace, labels, fields).map_err(|(field, error)| ApiError::BadRequest {
+        field,
+        reason: error.to_string(),
+    })
+}
+
+/// The namespace under which an object is stored.
+pub(super) fn namespace_of(kind: Kind, namespace: &str) -> &str {
+    match (kind.namespaced(), namespace) {
+        (false, _) => "",
+        (true, "") => DEFAULT_NAMESPACE,
+        (true, namespace) => namespace,
     }
+}
 
-    /// Creates, or three-way merges; `manifest` is one object as JSON text.
-    pub async fn apply(&self, manifest: &str, dry_run: bool) -> Result<(Object, Outcome), ApiError> {
-        todo!("{manifest} {dry_run}")
+/// `namespace/name`, as errors show it.
+pub(super) fn key_of(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{namespace}/{name}")
     }
+}
 
-    /// Deletes, or marks as being deleted; answers the object as it was last seen (with `deletionTimestamp` if it stays).
-    pub async fn delete(
-        &self,
-        kind: Kind,
-        namespace: &str,
-        name: &str,
-        options: &DeleteOptions,
-    ) -> Result<Object, ApiError> {
-        todo!("{kind:?} {namespace} {name} {options:?}")
-    }
+/// An object with what a compare-and-swap needs.
+pub(super) struct Present {
+    pub(super) object: Object,
+    pub(super) revision: Revision,
+    pub(super) key: String,
+}
 
-    /// Assigns a pending pod to a node. An empty `uid` is not checked.
-    pub async fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Result<Object, ApiError> {
-        todo!("{namespace} {pod} {uid} {node}")
-    }
-
-    /// Sets the replica count; refused when `current` is given and differs.
-    pub async fn scale(
-        &self,
-        kind: Kind,
-        namespace: &str,
-        name: &str,
-        replicas: i32,
-        current: Option<i32>,
-    ) -> Result<Object, ApiError> {
-        todo!("{kind:?} {namespace} {name} {replicas} {current:?}")
+impl Registry {
+    /// Reads from the store what a write is based on.
+    pub(super) async fn present(&self, kind: Kind, namespace: &str, name: &str) -> Result<Present, ApiError> {
+        let namespace = namespace_of(kind, namespace);
+        let key = stored::key(kind, namespace, name);
+        let Some(found) = self.store().get(&key).await? else {
+            return Err(ApiError::NotFound {
+                kind,
+                key: key_of(namespace, name),
+            });
+        };
+        let object = stored::decode(&key, &found.value, found.mod_revision)?;
+        Ok(Present {
+            object,
+            revision: found.mod_revision,
+            key,
+        })
     }
 }
