@@ -22,6 +22,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub mod client;
 pub mod json;
 pub mod kind;
+pub mod manifest;
 pub mod quantity;
 pub mod resource;
 pub mod selector;

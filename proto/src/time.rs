@@ -29,9 +29,11 @@ pub fn now_micro() -> Timestamp {
     }
 }
 
-/// RFC 3339 text in UTC, with a fraction only where there is one; `None` outside jiff's range (years -9999 to 9999).
-pub fn to_rfc3339(time: &Timestamp) -> Option<String> {
-    Jiff::new(time.seconds, time.nanos).ok().map(|time| time.to_string())
+/// RFC 3339 text in UTC, with a fraction only where there is one. A time outside the years -9999 to 9999 is shown as the
+/// nearest one inside.
+pub fn to_rfc3339(time: &Timestamp) -> String {
+    let nearest = if time.seconds < 0 { Jiff::MIN } else { Jiff::MAX };
+    Jiff::new(time.seconds, time.nanos).unwrap_or(nearest).to_string()
 }
 
 /// Reads RFC 3339 text of any offset.
@@ -123,7 +125,14 @@ mod tests {
     #[test]
     fn times_survive_their_text() {
         let time = from_rfc3339("2026-01-31T13:00:00.25+01:00").expect("a time");
-        assert_eq!(to_rfc3339(&time).as_deref(), Some("2026-01-31T12:00:00.25Z"));
+        assert_eq!(to_rfc3339(&time), "2026-01-31T12:00:00.25Z");
+        assert_eq!(
+            to_rfc3339(&Timestamp {
+                seconds: i64::MIN,
+                nanos: -5
+            }),
+            Jiff::MIN.to_string()
+        );
         assert!(from_rfc3339("yesterday").is_err());
     }
 }

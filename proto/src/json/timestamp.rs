@@ -1,7 +1,7 @@
 //! RFC 3339 text for `google.protobuf.Timestamp`.
 
 use prost_types::Timestamp;
-use serde::{Deserialize, Deserializer, Serializer, de::Error as _, ser::Error as _};
+use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
 use crate::time;
 
@@ -9,7 +9,7 @@ use crate::time;
 pub fn serialize<S: Serializer>(value: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
     match value {
         None => to.serialize_none(),
-        Some(at) => to.serialize_str(&time::to_rfc3339(at).ok_or_else(|| S::Error::custom("time out of range"))?),
+        Some(at) => to.serialize_str(&time::to_rfc3339(at)),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt as _};
@@ -94,10 +95,13 @@ impl Fake {
 
     pub(super) async fn stop(&mut self) {
         let (stop, task) = self.serving.take().expect("serving");
+        // The server ends when its last stream does: no new one may begin.
+        self.refuse_watches(true);
         let _ = stop.send(());
         self.end_watches();
         task.await.expect("stopped");
         std::fs::remove_file(self.path()).expect("removed");
+        self.refuse_watches(false);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -157,6 +161,13 @@ impl Fake {
 
     pub(super) fn watches(&self) -> usize {
         self.state().watches
+    }
+
+    /// Waits until so many watches were begun.
+    pub(super) async fn until_watches(&self, count: usize) {
+        while self.watches() < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(super) fn last_patch(&self) -> String {
