@@ -1,1 +1,25 @@
-//! TODO index
+//! User space's view of the BPF maps: typed handles on the pinned maps, and their contents in words.
+//!
+//! The agent writes through these handles; the command line reads through them with no agent running. Here live the only
+//! `unsafe impl` of [`aya::Pod`] in the project ([`Plain`]), the memory-mapped arrays, the layout of the pins in bpffs,
+//! and the `std::net` forms of the ABI's addresses. What the data path *should* hold is decided elsewhere.
+//!
+//! Invariant: pinned maps of another ABI version or shape are refused, never reinterpreted.
+
+pub mod address;
+pub mod bpffs;
+mod error;
+mod mmap;
+mod pinned;
+pub mod pins;
+pub mod shape;
+mod table;
+mod value;
+pub mod view;
+
+pub use address::{AddressExt, Protocol};
+pub use error::MapsError;
+pub use mmap::{Flags, MappedArray};
+pub use pinned::PinnedMaps;
+pub use table::{CounterArray, Element, PerCpuSum, RouteTable, Table};
+pub use value::{Data, Plain};

@@ -1,0 +1,87 @@
+//! All maps of one node.
+
+use std::path::{Path, PathBuf};
+
+use causeway_abi::{
+    ABI_VERSION, Address,
+    backend::Backend,
+    conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
+    counter::{DropCounters, ServiceCounters},
+    node::NodeConfig,
+    pod::Pod,
+    service::{Service, ServiceKey, ServiceName, Slot},
+};
+
+use crate::{CounterArray, Element, MappedArray, MapsError, RouteTable, Table, pins, shape};
+
+/// Typed handles on the pinned maps of a node. `SOCKET_ORIGIN` is not among them: socket storage is reached only by the
+/// socket it belongs to.
+pub struct PinnedMaps {
+    /// Directory of the node's pins.
+    pub dir: PathBuf,
+    /// VIPs.
+    pub services: Table<ServiceKey, Service>,
+    /// Arena of Maglev tables.
+    pub slots: MappedArray<Slot>,
+    /// Backends and their READY bits.
+    pub backends: MappedArray<Backend>,
+    /// Local pods.
+    pub pods: Table<Address, Pod>,
+    /// Where remote pods live.
+    pub routes: RouteTable,
+    /// The node itself.
+    pub node: Element<NodeConfig>,
+    /// Flows balanced packet by packet of which both sides were seen.
+    pub conntrack: Table<FlowKey, Flow>,
+    /// Flows of which only the client was seen.
+    pub conntrack_new: Table<FlowKey, Flow>,
+    /// VIPs that unconnected UDP sockets sent to.
+    pub socket_replies: Table<SocketReplyKey, SocketOrigin>,
+    /// Counters per service id.
+    pub service_counters: CounterArray<ServiceCounters>,
+    /// Counters per drop reason.
+    pub drops: CounterArray<DropCounters>,
+    /// "namespace/name:port" per service id.
+    pub service_names: Table<u32, ServiceName>,
+}
+
+impl PinnedMaps {
+    /// Opens the maps pinned below a node's directory (see [`pins::node_dir`]) and checks their ABI version.
+    pub fn open(node_dir: &Path) -> Result<Self, MapsError> {
+        let maps = Self::open_any_version(node_dir)?;
+        match maps.node.get()?.abi_version {
+            ABI_VERSION => Ok(maps),
+            found => Err(MapsError::AbiVersion { dir: node_dir.to_owned(), found, expected: ABI_VERSION }),
+        }
+    }
+
+    /// Opens the maps without a look at the version: for the agent, which has checked or is about to write it.
+    pub fn open_any_version(node_dir: &Path) -> Result<Self, MapsError> {
+        let dir = &pins::maps_dir(node_dir);
+        Ok(Self {
+            dir: node_dir.to_owned(),
+            services: Table::open(shape::SERVICES, dir)?,
+            slots: MappedArray::open(shape::SLOTS, dir)?,
+            backends: MappedArray::open(shape::BACKENDS, dir)?,
+            pods: Table::open(shape::PODS, dir)?,
+            routes: RouteTable::open(shape::ROUTES, dir)?,
+            node: Element::open(shape::NODE, dir)?,
+            conntrack: Table::open(shape::CONNTRACK, dir)?,
+            conntrack_new: Table::open(shape::CONNTRACK_NEW, dir)?,
+            socket_replies: Table::open(shape::SOCKET_REPLIES, dir)?,
+            service_counters: CounterArray::open(shape::SERVICE_COUNTERS, dir)?,
+            drops: CounterArray::open(shape::DROPS, dir)?,
+            service_names: Table::open(shape::SERVICE_NAMES, dir)?,
+        })
+    }
+
+    /// ABI version of the maps below a node's directory; `None` when none was written yet.
+    pub fn version(node_dir: &Path) -> Result<Option<u32>, MapsError> {
+        let dir = &pins::maps_dir(node_dir);
+        if shape::NODE.open(dir)?.is_none() {
+            return Ok(None);
+        }
+        let node = Element::<NodeConfig>::open(shape::NODE, dir)?.get()?;
+        Ok((node.abi_version != 0).then_some(node.abi_version))
+    }
+}

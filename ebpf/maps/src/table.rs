@@ -1,0 +1,232 @@
+//! Typed handles on the maps that are reached by system calls.
+
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie};
+use causeway_abi::{
+    Address,
+    counter::{DropCounters, ServiceCounters},
+    route::{Route, RouteKey},
+};
+
+use crate::{Data, MapsError, Plain, error::errno, shape::Shape};
+
+/// A hash map (plain or LRU).
+#[derive(Debug)]
+pub struct Table<K: Data, V: Data> {
+    shape: Shape,
+    max_entries: u32,
+    map: HashMap<MapData, Plain<K>, Plain<V>>,
+}
+
+impl<K: Data, V: Data> Table<K, V> {
+    pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
+        let read = |source| MapsError::Read { map: shape.name, source };
+        let max_entries = max_entries(shape, maps_dir)?;
+        let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
+        Ok(Self { shape, max_entries, map })
+    }
+
+    /// The most entries it takes.
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapsError> {
+        found(self.shape, self.map.get(&Plain(*key), 0).map(|Plain(value)| value))
+    }
+
+    /// Sets the value of a key, new or present, in one atomic step.
+    pub fn insert(&mut self, key: &K, value: &V) -> Result<(), MapsError> {
+        let result = self.map.insert(Plain(*key), Plain(*value), 0);
+        written(self.shape, self.max_entries, result)
+    }
+
+    /// Removes a key; tells whether it was there.
+    pub fn remove(&mut self, key: &K) -> Result<bool, MapsError> {
+        removed(self.shape, self.map.remove(&Plain(*key)))
+    }
+
+    /// All entries. Entries that come or go meanwhile may be missed, and then others may appear twice (the kernel starts
+    /// over when the key it stood at is gone).
+    pub fn entries(&self) -> Result<Vec<(K, V)>, MapsError> {
+        collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| self.get(&key.0).map(|value| (key.0, value)))
+    }
+}
+
+/// The longest-prefix-match trie `ROUTES`.
+#[derive(Debug)]
+pub struct RouteTable {
+    shape: Shape,
+    max_entries: u32,
+    map: LpmTrie<MapData, Plain<Address>, Plain<Route>>,
+}
+
+impl RouteTable {
+    pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
+        let read = |source| MapsError::Read { map: shape.name, source };
+        let max_entries = max_entries(shape, maps_dir)?;
+        let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
+        Ok(Self { shape, max_entries, map })
+    }
+
+    /// The route of the longest prefix that holds `key`'s.
+    pub fn get(&self, key: &RouteKey) -> Result<Option<Route>, MapsError> {
+        found(self.shape, self.map.get(&trie_key(key), 0).map(|Plain(value)| value))
+    }
+
+    /// Sets the route of exactly this prefix.
+    pub fn insert(&mut self, key: &RouteKey, value: &Route) -> Result<(), MapsError> {
+        let result = self.map.insert(&trie_key(key), Plain(*value), 0);
+        written(self.shape, self.max_entries, result)
+    }
+
+    /// Removes exactly this prefix; tells whether it was there.
+    pub fn remove(&mut self, key: &RouteKey) -> Result<bool, MapsError> {
+        removed(self.shape, self.map.remove(&trie_key(key)))
+    }
+
+    /// All routes.
+    pub fn entries(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
+        collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| {
+            let key = RouteKey { prefix_len: key.prefix_len(), address: key.data().0 };
+            self.get(&key).map(|value| (key, value))
+        })
+    }
+}
+
+fn trie_key(key: &RouteKey) -> lpm_trie::Key<Plain<Address>> {
+    lpm_trie::Key::new(key.prefix_len, Plain(key.address))
+}
+
+/// An array of one element.
+pub struct Element<V: Data> {
+    shape: Shape,
+    map: Array<MapData, Plain<V>>,
+}
+
+impl<V: Data> Element<V> {
+    pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
+        let map = shape.open_existing(maps_dir)?;
+        let map = map.try_into().map_err(|source| MapsError::Read { map: shape.name, source })?;
+        Ok(Self { shape, map })
+    }
+
+    /// The element.
+    pub fn get(&self) -> Result<V, MapsError> {
+        let Plain(value) = self.map.get(&0, 0).map_err(|source| MapsError::Read { map: self.shape.name, source })?;
+        Ok(value)
+    }
+
+    /// Replaces the element.
+    pub fn set(&mut self, value: &V) -> Result<(), MapsError> {
+        self.map.set(0, Plain(*value), 0).map_err(|source| MapsError::Write { map: self.shape.name, source })
+    }
+}
+
+/// What can be summed over processors.
+pub trait PerCpuSum: Data + Default {
+    /// The sum of two.
+    #[must_use]
+    fn plus(self, other: Self) -> Self;
+}
+
+impl PerCpuSum for ServiceCounters {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            drops: self.drops + other.drops,
+        }
+    }
+}
+
+impl PerCpuSum for DropCounters {
+    fn plus(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// A per-CPU array of counters.
+pub struct CounterArray<V: PerCpuSum> {
+    shape: Shape,
+    map: PerCpuArray<MapData, Plain<V>>,
+}
+
+impl<V: PerCpuSum> CounterArray<V> {
+    pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
+        let map = shape.open_existing(maps_dir)?;
+        let map = map.try_into().map_err(|source| MapsError::Read { map: shape.name, source })?;
+        Ok(Self { shape, map })
+    }
+
+    /// Number of elements.
+    #[expect(clippy::len_without_is_empty, reason = "BPF arrays are never empty")]
+    pub fn len(&self) -> u32 {
+        self.map.len()
+    }
+
+    /// Sum over all processors of one element.
+    pub fn sum(&self, index: u32) -> Result<V, MapsError> {
+        let values = self.map.get(&index, 0).map_err(|source| MapsError::Read { map: self.shape.name, source })?;
+        Ok(values.iter().fold(V::default(), |sum, Plain(value)| sum.plus(*value)))
+    }
+
+    /// Sets an element to zero on all processors.
+    pub fn clear(&mut self, index: u32) -> Result<(), MapsError> {
+        let write = |source| MapsError::Write { map: self.shape.name, source };
+        let processors = aya::util::nr_cpus().map_err(|(_, source)| write(MapError::IoError(source)))?;
+        let zero = PerCpuValues::try_from(vec![Plain(V::default()); processors])
+            .map_err(|source| write(MapError::IoError(source)))?;
+        self.map.set(index, zero, 0).map_err(write)
+    }
+}
+
+fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
+    let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere { dir: maps_dir.to_owned() })?;
+    let info = data.info().map_err(|source| MapsError::Read { map: shape.name, source })?;
+    Ok(info.max_entries())
+}
+
+fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, MapsError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(source) => Err(MapsError::Read { map: shape.name, source }),
+    }
+}
+
+fn written(shape: Shape, max_entries: u32, result: Result<(), MapError>) -> Result<(), MapsError> {
+    result.map_err(|source| match errno(&source) {
+        // E2BIG from hash maps, ENOSPC from tries (kernel/bpf/{hashtab,lpm_trie}.c).
+        Some(libc::E2BIG | libc::ENOSPC) => MapsError::Full { map: shape.name, max_entries },
+        _ => MapsError::Write { map: shape.name, source },
+    })
+}
+
+fn removed(shape: Shape, result: Result<(), MapError>) -> Result<bool, MapsError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(source) if errno(&source) == Some(libc::ENOENT) => Ok(false),
+        Err(source) => Err(MapsError::Write { map: shape.name, source }),
+    }
+}
+
+fn collect<A, K, V>(
+    shape: Shape,
+    keys: impl Iterator<Item = Result<A, MapError>>,
+    read: impl Fn(A) -> Result<(K, Option<V>), MapsError>,
+) -> Result<Vec<(K, V)>, MapsError> {
+    let mut entries = Vec::new();
+    for key in keys {
+        let key = key.map_err(|source| MapsError::Read { map: shape.name, source })?;
+        // A key may be gone by the time its value is read.
+        if let (key, Some(value)) = read(key)? {
+            entries.push((key, value));
+        }
+    }
+    Ok(entries)
+}

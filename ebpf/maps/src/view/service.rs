@@ -1,0 +1,126 @@
+//! `SERVICES`, their Maglev tables and counters in words.
+
+use std::collections::BTreeMap;
+
+use causeway_abi::service::{SCOPE_NODE, SERVICE_PREFER_LOCAL, Service, ServiceKey, ServiceName};
+use serde::Serialize;
+
+use super::BackendView;
+use crate::{MapsError, PinnedMaps, address};
+
+/// A virtual address and what stands behind it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceView {
+    /// "namespace/name:port".
+    pub name: String,
+    /// "address:port/PROTOCOL".
+    pub vip: String,
+    /// "Cluster" or "Node".
+    pub scope: &'static str,
+    /// Index of its counters.
+    pub id: u32,
+    /// Session affinity time-out in seconds; 0 for none.
+    pub affinity_seconds: u32,
+    /// Backends on this node come first.
+    pub prefer_local: bool,
+    /// Length of its Maglev table.
+    pub slots: u32,
+    /// Its backends, by index.
+    pub backends: Vec<ServiceBackendView>,
+    /// Connections balanced.
+    pub connections: u64,
+    /// Packets translated one by one.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Connections and packets refused.
+    pub drops: u64,
+}
+
+/// A backend of a service.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceBackendView {
+    /// The backend.
+    #[serde(flatten)]
+    pub backend: BackendView,
+    /// How many slots of the table point to it.
+    pub slots: u32,
+}
+
+impl ServiceView {
+    /// How many backends take new connections.
+    pub fn ready(&self) -> usize {
+        self.backends.iter().filter(|b| b.backend.state.contains(&super::BackendState::Ready)).count()
+    }
+}
+
+/// All services, by name.
+pub fn services(maps: &PinnedMaps) -> Result<Vec<ServiceView>, MapsError> {
+    let mut views = Vec::new();
+    for (key, service) in maps.services.entries()? {
+        views.push(view(maps, &key, &service)?);
+    }
+    views.sort_by(|a, b| (&a.name, &a.vip).cmp(&(&b.name, &b.vip)));
+    Ok(views)
+}
+
+fn view(maps: &PinnedMaps, key: &ServiceKey, service: &Service) -> Result<ServiceView, MapsError> {
+    let counters = maps.service_counters.sum(service.service_id)?;
+    let name = maps.service_names.get(&service.service_id)?;
+    Ok(ServiceView {
+        name: name.as_ref().map(name_text).unwrap_or_default(),
+        vip: address::endpoint(key.address, key.port_be, key.protocol),
+        scope: if key.scope == SCOPE_NODE { "Node" } else { "Cluster" },
+        id: service.service_id,
+        affinity_seconds: service.affinity_seconds,
+        prefer_local: service.flags & SERVICE_PREFER_LOCAL != 0,
+        slots: service.slot_count,
+        backends: backends(maps, service),
+        connections: counters.connections,
+        packets: counters.packets,
+        bytes: counters.bytes,
+        drops: counters.drops,
+    })
+}
+
+fn backends(maps: &PinnedMaps, service: &Service) -> Vec<ServiceBackendView> {
+    let mut slots = BTreeMap::<u32, u32>::new();
+    for index in service.slot_base..service.slot_base.saturating_add(service.slot_count) {
+        if let Some(slot) = maps.slots.read(index) {
+            *slots.entry(slot.backend).or_default() += 1;
+        }
+    }
+    let in_words = |(index, slots)| {
+        let backend = maps.backends.read(index)?;
+        Some(ServiceBackendView { backend: BackendView::new(index, &backend), slots })
+    };
+    slots.into_iter().filter_map(in_words).collect()
+}
+
+/// The text of a name, without its padding.
+pub fn name_text(name: &ServiceName) -> String {
+    let end = name.0.iter().position(|byte| *byte == 0).unwrap_or(name.0.len());
+    String::from_utf8_lossy(&name.0[..end]).into_owned()
+}
+
+/// The map's form of a name; what does not fit is cut off at a character.
+pub fn name_value(text: &str) -> ServiceName {
+    let mut name = ServiceName([0; 144]);
+    let end = text.floor_char_boundary(name.0.len());
+    name.0[..end].copy_from_slice(&text.as_bytes()[..end]);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_the_map() {
+        assert_eq!(name_text(&name_value("default/web:http")), "default/web:http");
+        let long = "é".repeat(100);
+        assert_eq!(name_text(&name_value(&long)), "é".repeat(72));
+    }
+}
