@@ -148,7 +148,9 @@ fn etcd_away_in_the_middle_is_an_error_for_writers_only_until_it_is_back() {
 
 #[test]
 fn a_silent_node_turns_not_ready_and_its_endpoints_leave() {
-    let mut cluster = TestCluster::start(2, Store::Embedded);
+    let mut cluster = TestCluster::start_with(2, Store::Embedded, |spec| {
+        spec.control_args = ["--node-monitor-grace-period", "6s"].map(str::to_owned).into();
+    });
     let web = cluster.deploy_web();
     let on_node_2: Vec<_> = web
         .pods

@@ -411,7 +411,7 @@ impl Cluster {
             ("--uplink", topology::UPLINK),
             ("--state-dir", &spec.node_state_dir(node).display().to_string()),
             ("--cgroup", &spec.cgroup(node)),
-            ("--bpffs", &spec.bpffs(node).display().to_string()),
+            ("--cluster-cidr", &spec.cluster_cidr),
         ]));
         self.launch_of(node, &self.binaries.agent, spec.netns(node), args)
     }

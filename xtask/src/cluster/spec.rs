@@ -122,7 +122,7 @@ impl Spec {
 
     /// Value of `CAUSEWAY_SERVER`.
     pub fn server(&self) -> String {
-        format!("unix:{}", self.control_socket().display())
+        format!("unix://{}", self.control_socket().display())
     }
 
     /// Sockets and process ids.
