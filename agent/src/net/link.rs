@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
 use nix::libc::ENODEV;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use rtnetlink::LinkUnspec;
 
 use super::{Network, NetworkError, error::errno};
 
@@ -62,10 +62,7 @@ impl Network {
 
     /// Sets the MTU of a link and brings it up.
     pub(super) async fn bring_up(&self, link: &Link, mtu_bytes: u32) -> Result<(), NetworkError> {
-        let message = LinkMessageBuilder::<LinkUnspec>::new_with_index(link.index)
-            .mtu(mtu_bytes)
-            .up()
-            .build();
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu_bytes).up().build();
         self.handle
             .link()
             .change(message)
