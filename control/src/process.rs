@@ -149,7 +149,7 @@ async fn live(registry: &Registry, health: &HealthReporter, ready: &watch::Sende
     let start = Instant::now();
     bootstrap(registry, ready).await;
     tracing::info!(took = ?start.elapsed(), "ready");
-    ready.send_replace(Ok(()));
+    ready.send_modify(|state| *state = Ok(()));
     set_health(health, ServingStatus::Serving).await;
     loop {
         tokio::time::sleep(HEALTH_INTERVAL).await;
@@ -171,7 +171,7 @@ async fn live(registry: &Registry, health: &HealthReporter, ready: &watch::Sende
                 set_health(health, ServingStatus::NotServing).await;
             }
         }
-        ready.send_replace(now);
+        ready.send_modify(|state| *state = now);
     }
 }
 
@@ -183,7 +183,7 @@ async fn bootstrap(registry: &Registry, ready: &watch::Sender<Result<(), String>
             tracing::warn!(%reason, "not ready, trying again until the store answers");
             told = Some(Instant::now());
         }
-        ready.send_replace(Err(reason));
+        ready.send_modify(|state| *state = Err(reason));
         tokio::time::sleep(BOOTSTRAP_RETRY).await;
     }
 }

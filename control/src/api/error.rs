@@ -56,6 +56,14 @@ pub enum ApiError {
         /// Field path and description of each.
         violations: Vec<FieldViolation>,
     },
+    /// A manifest or a patched object is not in the shape of its kind; every field that does not fit is listed.
+    #[error("{what} cannot be read: {}", join(violations))]
+    Malformed {
+        /// "pod/web", as far as it could be read.
+        what: String,
+        /// Field path and description of each.
+        violations: Vec<FieldViolation>,
+    },
     /// The request itself cannot be understood (a selector, a patch, a token, a kind).
     #[error("{field}: {reason}")]
     BadRequest {
@@ -144,7 +152,7 @@ impl ApiError {
             Self::NotFound { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::Conflict { .. } => Code::Aborted,
-            Self::Invalid { .. } | Self::BadRequest { .. } => Code::InvalidArgument,
+            Self::Invalid { .. } | Self::Malformed { .. } | Self::BadRequest { .. } => Code::InvalidArgument,
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::Expired { .. } | Self::FutureRevision { .. } => Code::OutOfRange,
             Self::NoSubresource { .. } => Code::Unimplemented,
@@ -195,6 +203,10 @@ impl From<&ApiError> for Status {
             ApiError::Invalid { kind, key, violations } => {
                 details.set_bad_request(violations.clone());
                 format!("{kind} \"{key}\" is invalid")
+            }
+            ApiError::Malformed { what, violations } => {
+                details.set_bad_request(violations.clone());
+                format!("{what} cannot be read")
             }
             ApiError::BadRequest { field, reason } => {
                 details.add_bad_request_violation(*field, reason.clone());
