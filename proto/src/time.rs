@@ -55,12 +55,14 @@ pub fn seconds_between(from: &Timestamp, to: &Timestamp) -> f64 {
     seconds + f64::from(to.nanos - from.nanos) / 1e9
 }
 
+/// How long before `now` the time was, as kubectl prints it; "<unknown>" without a time.
+pub fn age_at(time: Option<&Timestamp>, now: &Timestamp) -> String {
+    time.map_or_else(|| "<unknown>".to_owned(), |time| human_duration(now.seconds.saturating_sub(time.seconds)))
+}
+
 /// How long ago `time` was, as kubectl prints it; "<unknown>" without a time.
 pub fn age(time: Option<&Timestamp>) -> String {
-    time.map_or_else(
-        || "<unknown>".to_owned(),
-        |time| human_duration(now().seconds.saturating_sub(time.seconds)),
-    )
+    age_at(time, &now())
 }
 
 /// A length of time in at most two units, as kubectl prints ages: "42s", "5m", "3h12m", "7d", "2y31d".

@@ -24,15 +24,15 @@ impl ListOptions {
 
     /// Narrows to a label selector.
     #[must_use]
-    pub fn labels(mut self, selector: impl ToString) -> Self {
-        self.label_selector = selector.to_string();
+    pub fn labels(mut self, selector: impl Into<String>) -> Self {
+        self.label_selector = selector.into();
         self
     }
 
     /// Narrows to a field selector.
     #[must_use]
-    pub fn fields(mut self, selector: impl ToString) -> Self {
-        self.field_selector = selector.to_string();
+    pub fn fields(mut self, selector: impl Into<String>) -> Self {
+        self.field_selector = selector.into();
         self
     }
 }
@@ -60,7 +60,7 @@ impl DeleteOptions {
     /// Refused when the object of that name has another uid.
     #[must_use]
     pub fn only_uid(mut self, uid: &str) -> Self {
-        self.preconditions.get_or_insert_default().uid = uid.to_owned();
+        uid.clone_into(&mut self.preconditions.get_or_insert_default().uid);
         self
     }
 }

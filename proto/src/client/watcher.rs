@@ -41,7 +41,7 @@ enum State {
     /// Everything up to this revision was seen.
     Resume(String),
     /// As `Resume`, with a watch that delivers.
-    Watch(String, WatchStream),
+    Watch(String, Box<WatchStream>),
 }
 
 impl Watcher {
@@ -81,7 +81,7 @@ impl Watcher {
                     Err(error) => return self.interrupted(Some(error)),
                 },
                 State::Resume(revision) => match self.client.watch_objects(self.kind, &self.options, revision).await {
-                    Ok(stream) => self.state = State::Watch(std::mem::take(revision), stream),
+                    Ok(stream) => self.state = State::Watch(std::mem::take(revision), Box::new(stream)),
                     Err(error) => return self.interrupted(Some(error)),
                 },
                 State::Watch(revision, stream) => match stream.next().await {
@@ -114,14 +114,8 @@ impl Watcher {
 fn read(event: crate::v1::WatchEvent, revision: &mut String) -> Option<Change> {
     use watch_event::Type;
     let kind = event.r#type();
-    let seen = match (event.resource_version, &event.object) {
-        (revision, None) => revision,
-        (revision, Some(object)) if revision.is_empty() => object
-            .meta()
-            .map(|meta| meta.resource_version.clone())
-            .unwrap_or_default(),
-        (revision, Some(_)) => revision,
-    };
+    let of_object = || event.object.as_ref().and_then(Object::meta).map(|meta| meta.resource_version.clone());
+    let seen = if event.resource_version.is_empty() { of_object().unwrap_or_default() } else { event.resource_version };
     if !seen.is_empty() {
         *revision = seen;
     }

@@ -28,7 +28,7 @@ pub(super) enum Shape {
 /// Fields by their JSON name.
 pub(super) type Fields = BTreeMap<String, Shape>;
 
-/// The fields of a message of the API, by its plain name ("PodSpec").
+/// The fields of a message of the API, by its plain name (`PodSpec`).
 pub(super) fn fields(message: &str) -> Option<&'static Fields> {
     static SCHEMA: LazyLock<BTreeMap<String, Fields>> = LazyLock::new(read);
     SCHEMA.get(message)

@@ -201,6 +201,12 @@ fn field<'a>(object: &'a Object, path: &str) -> &'a str {
     }
 }
 
+impl From<FieldSelector> for String {
+    fn from(selector: FieldSelector) -> Self {
+        selector.to_string()
+    }
+}
+
 impl fmt::Display for FieldSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, FieldRequirement { path, value, negated }) in self.requirements.iter().enumerate() {

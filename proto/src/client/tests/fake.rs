@@ -53,7 +53,7 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) async fn start() -> Self {
+    pub(super) fn start() -> Self {
         let directory = tempfile::Builder::new()
             .prefix("cw-client-")
             .tempdir()

@@ -67,7 +67,7 @@ async fn bounded<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn lists_page_through_at_one_revision() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     for index in 0..1_203 {
         fake.put(pod(&format!("pod-{index:04}"), ""));
     }
@@ -83,7 +83,7 @@ async fn lists_page_through_at_one_revision() {
 
 #[tokio::test]
 async fn errors_keep_their_code_and_their_violations() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let client = fake.client();
     let error = client.get::<Pod>("default", "none").await.expect_err("there is none");
     assert!(error.is_not_found(), "{error}");
@@ -109,7 +109,7 @@ async fn an_absent_control_plane_is_named_in_the_error() {
 
 #[tokio::test]
 async fn a_client_reconnects_when_the_control_plane_returns() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     fake.put(pod("web", ""));
     let client = fake.client();
     client.get::<Pod>("default", "web").await.expect("there");
@@ -127,7 +127,7 @@ async fn a_client_reconnects_when_the_control_plane_returns() {
 
 #[tokio::test]
 async fn a_store_follows_additions_changes_and_deletions() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.put(pod("a", ""));
     let store = reflect(&fake);
     bounded(store.synced()).await;
@@ -147,7 +147,7 @@ async fn a_store_follows_additions_changes_and_deletions() {
 
 #[tokio::test]
 async fn a_broken_watch_resumes_from_the_last_revision_without_a_new_list() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     let store = reflect(&fake);
     fake.put(pod("a", ""));
     until_names(&store, &["a"]).await;
@@ -161,7 +161,7 @@ async fn a_broken_watch_resumes_from_the_last_revision_without_a_new_list() {
 
 #[tokio::test]
 async fn a_compacted_revision_makes_it_list_again_and_forget_what_is_gone() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.put(pod("a", ""));
     fake.put(pod("b", ""));
     let store = reflect(&fake);
@@ -185,7 +185,7 @@ async fn a_compacted_revision_makes_it_list_again_and_forget_what_is_gone() {
 
 #[tokio::test]
 async fn a_store_keeps_its_state_while_the_control_plane_is_away() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     fake.put(pod("a", ""));
     let store = reflect(&fake);
     until_names(&store, &["a"]).await;
@@ -199,7 +199,7 @@ async fn a_store_keeps_its_state_while_the_control_plane_is_away() {
 
 #[tokio::test]
 async fn a_store_started_while_the_control_plane_is_away_syncs_when_it_comes() {
-    let mut fake = Fake::start().await;
+    let mut fake = Fake::start();
     fake.stop().await;
     fake.put(pod("a", ""));
     let store = reflect(&fake);
@@ -211,7 +211,7 @@ async fn a_store_started_while_the_control_plane_is_away_syncs_when_it_comes() {
 
 #[tokio::test]
 async fn patches_and_applies_carry_their_json() {
-    let fake = Fake::start().await;
+    let fake = Fake::start();
     fake.put(pod("web", ""));
     let client = fake.client();
     let patch = json!({"metadata": {"labels": {"env": null}}});
