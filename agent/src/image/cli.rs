@@ -1,6 +1,11 @@
 //! `causeway-agent image …`: for `main.rs`.
 
-use std::path::PathBuf;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::store::{ImageError, ImageStore};
 
 /// `image` subcommands.
 #[derive(Debug, clap::Subcommand)]
@@ -33,6 +38,42 @@ pub enum ImageCommand {
 }
 
 /// Runs an `image` subcommand: results on standard output. Blocking.
-pub fn run(command: ImageCommand) -> Result<(), super::ImageError> {
-    todo!()
+pub fn run(command: ImageCommand) -> Result<(), ImageError> {
+    match command {
+        ImageCommand::Import {
+            state_dir,
+            reference,
+            path,
+        } => {
+            for image in ImageStore::open(&state_dir)?.import(&path, reference.as_deref())? {
+                print(&format!("{} {}\n", image.reference, image.digest))?;
+            }
+            Ok(())
+        }
+        ImageCommand::List { state_dir } => {
+            let images = ImageStore::open(&state_dir)?.list()?;
+            let width = images
+                .iter()
+                .map(|image| image.reference.len())
+                .max()
+                .unwrap_or(0)
+                .max("REFERENCE".len());
+            let mut text = format!("{:width$}  {:71}  SIZE\n", "REFERENCE", "DIGEST");
+            for image in images {
+                text += &format!(
+                    "{:width$}  {:71}  {}\n",
+                    image.reference, image.digest, image.size_bytes
+                );
+            }
+            print(&text)
+        }
+        ImageCommand::Remove { state_dir, reference } => ImageStore::open(&state_dir)?.remove(&reference),
+    }
+}
+
+fn print(text: &str) -> Result<(), ImageError> {
+    let path = Path::new("standard output");
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(super::store::at("write", path))
 }

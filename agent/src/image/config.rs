@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 /// The unpacked layers of an image, as overlayfs lower directories.
@@ -30,6 +31,28 @@ pub struct ImageConfig {
     pub stop_signal: String,
 }
 
+impl From<&ImageConfiguration> for ImageConfig {
+    fn from(configuration: &ImageConfiguration) -> Self {
+        let Some(config) = configuration.config() else {
+            return Self::default();
+        };
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let variable = |text: String| {
+            let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        Self {
+            entrypoint: list(config.entrypoint()),
+            cmd: list(config.cmd()),
+            env: list(config.env()).into_iter().map(variable).collect(),
+            user: text(config.user()),
+            working_dir: text(config.working_dir()),
+            stop_signal: text(config.stop_signal()),
+        }
+    }
+}
+
 impl ImageConfig {
     /// The command line for a container with this `command` and these `args`, as Kubernetes defines it: `command` replaces the
     /// entry point and, unless `args` are given, drops the image's arguments; `args` replace the image's arguments.
@@ -45,7 +68,10 @@ impl ImageConfig {
 
     /// The image's environment overlaid with the pod's: a variable of the pod replaces the image's.
     pub fn environment(&self, pod: &[(String, String)]) -> Vec<(String, String)> {
-        let kept = self.env.iter().filter(|(name, _)| pod.iter().all(|(other, _)| other != name));
+        let kept = self
+            .env
+            .iter()
+            .filter(|(name, _)| pod.iter().all(|(other, _)| other != name));
         kept.chain(pod).cloned().collect()
     }
 }
@@ -60,7 +86,11 @@ mod tests {
 
     #[test]
     fn command_and_args_override_as_kubernetes_says() {
-        let image = ImageConfig { entrypoint: strings(&["/ep"]), cmd: strings(&["a", "b"]), ..ImageConfig::default() };
+        let image = ImageConfig {
+            entrypoint: strings(&["/ep"]),
+            cmd: strings(&["a", "b"]),
+            ..ImageConfig::default()
+        };
         for (command, args, want) in [
             (&[][..], &[][..], &["/ep", "a", "b"][..]),
             (&[], &["x"], &["/ep", "x"]),
@@ -75,7 +105,10 @@ mod tests {
     #[test]
     fn the_pods_variables_replace_the_images() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let image = ImageConfig { env: vec![pair("PATH", "/bin"), pair("A", "1")], ..ImageConfig::default() };
+        let image = ImageConfig {
+            env: vec![pair("PATH", "/bin"), pair("A", "1")],
+            ..ImageConfig::default()
+        };
         let got = image.environment(&[pair("A", "2"), pair("B", "3")]);
         assert_eq!(got, [pair("PATH", "/bin"), pair("A", "2"), pair("B", "3")]);
     }

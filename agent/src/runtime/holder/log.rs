@@ -200,7 +200,7 @@ mod tests {
     fn full_logs_are_rotated_and_the_oldest_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = Log::open(&path, 100, 3).unwrap();
+        let mut log = Log::open(&path, 120, 3).unwrap();
         for n in 0..8 {
             log.write(Stream::Out, format!("line number {n}\n").as_bytes()).unwrap();
         }
