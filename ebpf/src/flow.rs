@@ -141,9 +141,9 @@ pub const fn alternative_port_be(hash: u32, attempt: u32) -> u16 {
 pub const fn hash(key: &FlowKey) -> u32 {
     let mut state = 0x9e37_79b9_7f4a_7c15;
     state = mix(state, half(&key.source, 0));
-    state = mix(state, half(&key.source, 8));
+    state = mix(state, half(&key.source, 2));
     state = mix(state, half(&key.destination, 0));
-    state = mix(state, half(&key.destination, 8));
+    state = mix(state, half(&key.destination, 2));
     let rest = (key.source_port_be as u64) << 32 | (key.destination_port_be as u64) << 16 | key.protocol as u64;
     (mix(state, rest) >> 32) as u32
 }
@@ -152,14 +152,14 @@ pub const fn hash(key: &FlowKey) -> u32 {
 #[inline(always)]
 pub const fn client_hash(client: &Address) -> u32 {
     let state = mix(0x9e37_79b9_7f4a_7c15, half(client, 0));
-    (mix(state, half(client, 8)) >> 32) as u32
+    (mix(state, half(client, 2)) >> 32) as u32
 }
 
 /// A hash of a number that identifies a client, such as a socket cookie.
 #[inline(always)]
 pub const fn cookie_hash(cookie: u64, vip: &Address, port_be: u16) -> u32 {
     let state = mix(0x9e37_79b9_7f4a_7c15, cookie);
-    (mix(mix(state, half(vip, 8)), port_be as u64) >> 32) as u32
+    (mix(mix(state, half(vip, 2)), port_be as u64) >> 32) as u32
 }
 
 /// One round of multiply and fold (the finaliser of splitmix64, Steele et al., 2014).
@@ -171,8 +171,8 @@ const fn mix(state: u64, word: u64) -> u64 {
 
 #[inline(always)]
 const fn half(address: &Address, at: usize) -> u64 {
-    let b = &address.0;
-    u64::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+    let words = address.words();
+    (words[at] as u64) << 32 | words[at + 1] as u64
 }
 
 /// The state of one half of a flow after a packet of its own side.

@@ -34,6 +34,8 @@ pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Instruction set version 3 (32-bit arithmetic and jumps) is known to every kernel since 5.1.
+        "-Ctarget-cpu=v3".to_owned(),
     ];
 
     let mut command = Command::new(&toolchain.cargo);

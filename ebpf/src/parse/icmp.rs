@@ -2,8 +2,8 @@
 
 use causeway_abi::Address;
 
-use super::{Headers, Version, protocol};
-use crate::packet::{Packet, be16};
+use super::{Fragment, Headers, Version, ipv4::Ipv4Header, ipv6::Ipv6Header, protocol};
+use crate::packet::Packet;
 
 /// Bytes of an ICMP error before the packet it quotes.
 const ICMP_LENGTH: u32 = 8;
@@ -37,36 +37,30 @@ pub fn parse_embedded<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Opti
     let l3 = headers.l4 + ICMP_LENGTH;
     let (source, destination, protocol, l4) = match headers.version {
         Version::V4 => {
-            let header = packet.read::<20>(l3)?;
-            let later = u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0;
-            if header[0] >> 4 != 4 || header[0] & 0x0f < 5 || later {
+            let header = packet.read::<Ipv4Header>(l3)?;
+            if matches!(header.fragment(), Fragment::Later) {
                 return None;
             }
-            (
-                Address::from_v4([header[12], header[13], header[14], header[15]]),
-                Address::from_v4([header[16], header[17], header[18], header[19]]),
-                header[9],
-                l3 + u32::from(header[0] & 0x0f) * 4,
-            )
+            (header.source(), header.destination(), header.protocol, l3 + header.length()?)
         }
         Version::V6 => {
-            let header = packet.read::<8>(l3)?;
-            if header[0] >> 4 != 6 {
+            let header = packet.read::<Ipv6Header>(l3)?;
+            if header.version >> 4 != 6 {
                 return None;
             }
-            (Address(packet.read::<16>(l3 + 8)?), Address(packet.read::<16>(l3 + 24)?), header[6], l3 + 40)
+            (header.source, header.destination, header.next_header, l3 + 40)
         }
     };
     if !matches!(protocol, protocol::TCP | protocol::UDP) || l4 + 8 > headers.end {
         return None;
     }
-    let ports = packet.read::<4>(l4)?;
+    let [source_port_be, destination_port_be] = packet.read::<[u16; 2]>(l4)?;
     Some(Embedded {
         source,
         destination,
         protocol,
-        source_port_be: be16(&ports, 0),
-        destination_port_be: be16(&ports, 2),
+        source_port_be,
+        destination_port_be,
         l3,
         l4,
     })

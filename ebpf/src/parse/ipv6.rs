@@ -1,6 +1,7 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
 use causeway_abi::Address;
+use zerocopy::FromBytes;
 
 use super::{ETHERNET_LENGTH, Fragment, Headers, L3, Version, with_transport};
 use crate::packet::Packet;
@@ -17,25 +18,54 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// The fixed header.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C)]
+pub struct Ipv6Header {
+    /// Version in the high half; traffic class.
+    pub version: u8,
+    /// Rest of the traffic class, and the flow label.
+    pub flow_label: [u8; 3],
+    /// Bytes after this header, network byte order.
+    pub payload_length_be: u16,
+    /// What follows.
+    pub next_header: u8,
+    /// Time to live.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+}
+
+/// The start of an extension header.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C)]
+struct Extension {
+    next_header: u8,
+    length: u8,
+    /// Of a fragment header: the offset and the more-fragments bit.
+    fragment_be: u16,
+}
+
 /// Reads the header, its extensions and the transport header behind them.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
-    let header = packet.read_at::<ETHERNET_LENGTH, 40>()?;
-    if header[0] >> 4 != 6 {
+    let header = packet.read_at::<ETHERNET_LENGTH, Ipv6Header>()?;
+    if header.version >> 4 != 6 {
         return None;
     }
-    let end = end(packet.length(), u16::from_be_bytes([header[4], header[5]]))?;
     let headers = Headers {
         version: Version::V6,
         fragment: Fragment::Whole,
-        protocol: header[6],
+        protocol: header.next_header,
         flags: 0,
-        source: Address(slice16(&header, 8)),
-        destination: Address(slice16(&header, 24)),
+        source: header.source,
+        destination: header.destination,
         source_port_be: 0,
         destination_port_be: 0,
         l4: L3 + IPV6_LENGTH,
-        end,
+        end: end(packet.length(), u16::from_be(header.payload_length_be))?,
     };
     let headers = if is_extension(headers.protocol) { walk(packet, headers)? } else { headers };
     with_transport(packet, headers)
@@ -57,10 +87,10 @@ fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers>
         if !is_extension(headers.protocol) {
             break;
         }
-        let extension = packet.read::<4>(headers.l4)?;
+        let extension = packet.read::<Extension>(headers.l4)?;
         let length = match headers.protocol {
             FRAGMENT => {
-                let field = u16::from_be_bytes([extension[2], extension[3]]);
+                let field = u16::from_be(extension.fragment_be);
                 if field & 0xfff8 != 0 {
                     headers.fragment = Fragment::Later;
                 } else if field & 1 != 0 && matches!(headers.fragment, Fragment::Whole) {
@@ -69,10 +99,10 @@ fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers>
                 8
             }
             // RFC 4302, 2.2: in units of 4 bytes, minus 2.
-            AUTHENTICATION => (u32::from(extension[1]) + 2) * 4,
-            _ => (u32::from(extension[1]) + 1) * 8,
+            AUTHENTICATION => (u32::from(extension.length) + 2) * 4,
+            _ => (u32::from(extension.length) + 1) * 8,
         };
-        headers.protocol = extension[0];
+        headers.protocol = extension.next_header;
         headers.l4 += length;
         if headers.l4 > headers.end {
             return None;
@@ -88,15 +118,4 @@ fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers>
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
-}
-
-#[inline(always)]
-const fn slice16(bytes: &[u8; 40], at: usize) -> [u8; 16] {
-    let mut out = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        out[i] = bytes[at + i];
-        i += 1;
-    }
-    out
 }

@@ -128,12 +128,21 @@ impl Headers {
     /// unspecified or link-local source to a link-local or multicast destination. It is never forwarded.
     #[inline(always)]
     pub const fn is_link_control(&self) -> bool {
-        let source = &self.source.0;
-        let destination = &self.destination.0;
+        let source = self.source.words();
+        let destination = self.destination.words();
         matches!(self.version, Version::V6)
-            && ((source[0] == 0xfe && source[1] & 0xc0 == 0x80) || u128::from_ne_bytes(*source) == 0)
-            && (destination[0] == 0xff || (destination[0] == 0xfe && destination[1] & 0xc0 == 0x80))
+            && (is_link_local(source[0]) || matches!(source, [0, 0, 0, 0]))
+            && (is_link_local(destination[0]) || destination[0] & MULTICAST == MULTICAST)
     }
+}
+
+/// The first byte of multicast addresses (RFC 4291, 2.7).
+const MULTICAST: u32 = u32::from_ne_bytes([0xff, 0, 0, 0]);
+
+/// Whether an address that begins with this word is in fe80::/10 (RFC 4291, 2.5.6).
+#[inline(always)]
+const fn is_link_local(word: u32) -> bool {
+    word & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])
 }
 
 /// Reads the transport header at `l4` into `headers`; `None` when it is cut short or contradicts itself.

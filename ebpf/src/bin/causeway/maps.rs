@@ -1,4 +1,6 @@
-//! Every map.
+//! Every map, with BTF, so that bpftool shows fields by name.
+//!
+//! The sizes are those of a mid-sized node; the loader may set others before it loads (`EbpfLoader::map_max_entries`).
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
@@ -19,29 +21,54 @@ use causeway_abi::{
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
+/// Virtual addresses and their ports.
 #[btf_map]
 pub static SERVICES: HashMap<ServiceKey, Service, 65_536> = HashMap::new();
+
+/// The arena of Maglev tables.
 #[btf_map]
-pub static SLOTS: Array<Slot, 1_048_576, MMAPABLE> = Array::new();
+pub static SLOTS: Array<Slot, 4_194_304, MMAPABLE> = Array::new();
+
+/// Backends; user space flips the READY bit in place.
 #[btf_map]
-pub static BACKENDS: Array<Backend, 65_536, MMAPABLE> = Array::new();
+pub static BACKENDS: Array<Backend, 131_072, MMAPABLE> = Array::new();
+
+/// Pods of this node.
 #[btf_map]
 pub static PODS: HashMap<Address, Pod, 4_096> = HashMap::new();
+
+/// Where pods of other nodes live. The key is laid out as `causeway_abi::route::RouteKey`.
 #[btf_map]
 pub static ROUTES: LpmTrie<Address, Route, 16_384> = LpmTrie::new();
+
+/// One element: this node.
 #[btf_map]
 pub static NODE: Array<NodeConfig, 1, MMAPABLE> = Array::new();
+
+/// Flows both sides of which were seen.
 #[btf_map]
 pub static CONNTRACK: HashMap<FlowKey, Flow, 131_072> = HashMap::new();
+
+/// Flows only the client of which was seen: a flood of openings pushes out other openings and nothing else.
 #[btf_map]
 pub static CONNTRACK_NEW: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// What connected sockets asked for.
 #[btf_map]
 pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
+
+/// What unconnected UDP sockets asked for.
 #[btf_map]
 pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = LruHashMap::new();
+
+/// Per service, by id.
 #[btf_map]
 pub static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 65_536> = PerCpuArray::new();
+
+/// Per drop reason.
 #[btf_map]
 pub static DROPS: PerCpuArray<DropCounters, { DROP_REASONS_MAX as usize }> = PerCpuArray::new();
+
+/// Names of services, by id, for whoever reads the maps; no program does.
 #[btf_map]
 pub static SERVICE_NAMES: HashMap<u32, ServiceName, 65_536> = HashMap::new();

@@ -1,0 +1,81 @@
+//! Where a packet goes once its addresses are final.
+
+use aya_ebpf::{bindings::TC_ACT_OK, btf_maps::lpm_trie::Key};
+use causeway_abi::{
+    Address, DropReason,
+    node::NodeConfig,
+    pod::Pod,
+    route::{MODE_VXLAN, Route},
+};
+
+use crate::{
+    count,
+    maps::{NODE, PODS, ROUTES},
+    skb::Skb,
+};
+
+/// Destination and source MAC address of frames in the tunnel. The receiving node writes its own; these only have to be
+/// locally administered (IEEE 802) and the same everywhere.
+const TUNNEL_MACS: [u8; 12] = [0x02, b'c', b'w', 0, 0, 2, 0x02, b'c', b'w', 0, 0, 1];
+/// Mark of packets whose tunnel key is set already, between `cw_from_pod` and `cw_to_tunnel`.
+pub const MARK_TUNNEL_KEY: u32 = 0x6377_0001;
+
+/// A pod of this node.
+#[inline(always)]
+pub fn pod(address: &Address) -> Option<Pod> {
+    // SAFETY: the value is copied out at once; an element that is replaced meanwhile costs one packet.
+    unsafe { PODS.get(address).copied() }
+}
+
+/// The route to a pod of another node.
+#[inline(always)]
+pub fn route(address: &Address) -> Option<Route> {
+    ROUTES.get(&Key::new(128, *address)).copied()
+}
+
+/// This node.
+#[inline(always)]
+pub fn node() -> Option<&'static NodeConfig> {
+    NODE.get(0)
+}
+
+/// Hands a packet to a pod of this node.
+#[inline(always)]
+pub fn to_pod(skb: &Skb, pod: &Pod) -> i32 {
+    let [a, b, c, d, e, f] = pod.pod_mac;
+    let [g, h, i, j, k, l] = pod.host_mac;
+    if skb.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l], 0).is_err() {
+        return count::drop(skb, DropReason::RewriteFailed);
+    }
+    skb.accept();
+    skb.redirect_peer(pod.ifindex)
+}
+
+/// Sends a packet that comes from a pod on to wherever its destination is. What is neither a pod nor behind a tunnel is
+/// left to the kernel: the node itself, and the world.
+#[inline(always)]
+pub fn onwards(skb: &Skb, destination: &Address) -> i32 {
+    if let Some(pod) = pod(destination) {
+        return to_pod(skb, &pod);
+    }
+    match route(destination) {
+        Some(route) if route.mode == MODE_VXLAN => to_node(skb, &route),
+        _ => TC_ACT_OK,
+    }
+}
+
+#[inline(always)]
+fn to_node(skb: &Skb, route: &Route) -> i32 {
+    let tunnel = match node() {
+        Some(node) => node.tunnel_ifindex,
+        None => 0,
+    };
+    if tunnel == 0 || skb.set_tunnel(route).is_err() {
+        return count::drop(skb, DropReason::TunnelFailed);
+    }
+    if skb.write(0, &TUNNEL_MACS, 0).is_err() {
+        return count::drop(skb, DropReason::RewriteFailed);
+    }
+    skb.set_mark(MARK_TUNNEL_KEY);
+    skb.redirect(tunnel)
+}

@@ -1,0 +1,10 @@
+//! The entry points, one file per hook. The kernel shows 15 characters of their names.
+
+mod connect;
+mod from_pod;
+mod from_tunnel;
+mod getpeername;
+mod recvmsg;
+mod sendmsg;
+mod socket;
+mod to_tunnel;

@@ -1,0 +1,180 @@
+//! Socket buffers: reading, writing, redirecting. All helpers that take one are called here.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_ZERO_CSUM_TX, BPF_F_TUNINFO_IPV6, bpf_tunnel_key},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+    },
+};
+use causeway_abi::route::Route;
+use causeway_ebpf::packet::Packet;
+use zerocopy::FromBytes;
+
+/// `PACKET_HOST` of `linux/if_packet.h`: for this machine.
+const PACKET_HOST: u32 = 0;
+/// Time to live of tunnel packets.
+const TUNNEL_TTL: u8 = 64;
+
+/// The kernel refused to change the packet.
+pub struct Refused;
+
+/// The packet a program runs for.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    /// Wraps the context of a classifier.
+    #[inline(always)]
+    pub const fn new(context: *mut __sk_buff) -> Self {
+        Self(context)
+    }
+
+    /// The interface the program is attached to.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context; the verifier checks the access. So for all reads below.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// The VLAN identifier that was taken out of the frame into the socket buffer, if one was.
+    #[inline(always)]
+    pub fn vlan_id(&self) -> Option<u32> {
+        // SAFETY: as in `ifindex`.
+        unsafe { if (*self.0).vlan_present != 0 { Some((*self.0).vlan_tci & 0xfff) } else { None } }
+    }
+
+    /// The mark, which a program further on the packet's way can read.
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets the mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        // SAFETY: the kernel passes a valid context and lets classifiers write this field.
+        unsafe { (*self.0).mark = mark };
+    }
+
+    /// Writes bytes; `flags` as for `bpf_skb_store_bytes`. The helper makes a shared packet writable first.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Refused> {
+        // SAFETY: `bytes` is readable for `N` bytes.
+        done(unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) })
+    }
+
+    /// Updates the IPv4 header checksum at an offset.
+    #[inline(always)]
+    pub fn update_l3_checksum(&self, offset: u32, from: u64, to: u64, size: u64) -> Result<(), Refused> {
+        // SAFETY: no pointer but the context is passed.
+        done(unsafe { bpf_l3_csum_replace(self.0, offset, from, to, size) })
+    }
+
+    /// Updates a transport checksum at an offset, whether the packet holds all of it or only the pseudo header's part
+    /// that hardware completes (`CHECKSUM_PARTIAL`).
+    #[inline(always)]
+    pub fn update_l4_checksum(&self, offset: u32, from: u64, to: u64, flags: u64) -> Result<(), Refused> {
+        // SAFETY: no pointer but the context is passed.
+        done(unsafe { bpf_l4_csum_replace(self.0, offset, from, to, flags) })
+    }
+
+    /// Cuts or lengthens the packet.
+    #[inline(always)]
+    pub fn set_length(&self, length: u32) -> Result<(), Refused> {
+        // SAFETY: no pointer but the context is passed.
+        done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Makes the packet one for this machine, whatever MAC address it came with.
+    #[inline(always)]
+    pub fn accept(&self) {
+        // SAFETY: as in `ifindex`, and no pointer but the context is passed. The helper fails only for types that are not
+        // checked here, and then the packet keeps its type.
+        unsafe {
+            if (*self.0).pkt_type != PACKET_HOST {
+                bpf_skb_change_type(self.0, PACKET_HOST);
+            }
+        }
+    }
+
+    /// Sends the packet out of an interface; the verdict.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes no pointer.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Hands the packet to the other end of a veth pair, in its network namespace; the verdict.
+    #[inline(always)]
+    pub fn redirect_peer(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes no pointer.
+        unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+    }
+
+    /// Tells the VXLAN device where to send the packet.
+    #[inline(always)]
+    pub fn set_tunnel(&self, route: &Route) -> Result<(), Refused> {
+        // SAFETY: the structure is plain integers, for which zero is valid.
+        let mut key: bpf_tunnel_key = unsafe { MaybeUninit::zeroed().assume_init() };
+        key.tunnel_id = route.tunnel_id;
+        key.tunnel_ttl = TUNNEL_TTL;
+        let flags = if let Some(v4) = route.node.to_v4() {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(v4);
+            // The inner packet has its own checksum; over IPv4 the outer one is optional (RFC 7348, 5).
+            BPF_F_ZERO_CSUM_TX
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = route.node.words();
+            BPF_F_TUNINFO_IPV6
+        };
+        // SAFETY: `key` is valid for the size given.
+        done(unsafe { bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into()) })
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn read<T: FromBytes>(&self, offset: u32) -> Option<T> {
+        let mut header = MaybeUninit::<T>::uninit();
+        // SAFETY: `header` is writable for its size, filled (with zeroes on failure) when the helper returns, and valid
+        // whatever its bytes.
+        unsafe {
+            match bpf_skb_load_bytes(self.0.cast(), offset, header.as_mut_ptr().cast(), size_of::<T>() as u32) {
+                0 => Some(header.assume_init()),
+                _ => None,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn read_at<const OFFSET: usize, T: FromBytes>(&self) -> Option<T> {
+        // SAFETY: the bytes lie before `data_end`, which the verifier checks too, and any bytes are a valid `T`.
+        unsafe {
+            let start = (*self.0).data as usize + OFFSET;
+            if start + size_of::<T>() <= (*self.0).data_end as usize {
+                return Some((start as *const T).read_unaligned());
+            }
+        }
+        self.read(OFFSET as u32)
+    }
+
+    #[inline(always)]
+    fn fill<const N: usize>(&self, offset: u32, buffer: &mut [u8; N]) -> bool {
+        // SAFETY: `buffer` is writable for `N` bytes.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+}
+
+#[inline(always)]
+const fn done(result: i64) -> Result<(), Refused> {
+    if result == 0 { Ok(()) } else { Err(Refused) }
+}
