@@ -1,4 +1,5 @@
-//! Builds the BPF object; the agent embeds the file that `CAUSEWAY_BPF_OBJECT` names.
+//! Builds the BPF object; the agent embeds the file that `CAUSEWAY_BPF_OBJECT` names. Where that variable is set already,
+//! the object it names is taken instead: for machines without a BPF toolchain.
 
 use std::path::Path;
 
@@ -9,8 +10,14 @@ fn main() {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    for variable in ["CAUSEWAY_BPF_RUSTC", "CAUSEWAY_BPF_CARGO"] {
+    for variable in ["CAUSEWAY_BPF_RUSTC", "CAUSEWAY_BPF_CARGO", "CAUSEWAY_BPF_OBJECT"] {
         println!("cargo:rerun-if-env-changed={variable}");
+    }
+    if let Some(object) = std::env::var_os("CAUSEWAY_BPF_OBJECT") {
+        let object = Path::new(&object);
+        println!("cargo:rerun-if-changed={}", object.display());
+        println!("cargo:rustc-env=CAUSEWAY_BPF_OBJECT={}", object.display());
+        return;
     }
     let object = root
         .canonicalize()

@@ -1,1 +1,28 @@
-//! (index)
+//! The node's data path: loads the BPF object, keeps its maps as desired, and flips READY bits.
+//!
+//! `bpf/` alone imports aya. Nothing here knows the API server or netlink: values in ([`desired`]), reports out.
+//!
+//! Invariants: all that forwarding needs is pinned, so the agent may die at any instant; programs are replaced in place;
+//! nothing is deleted but by a complete desired list; an unchanged service costs no write.
+
+mod config;
+mod datapath;
+pub mod desired;
+mod error;
+mod links;
+mod pins;
+mod pods;
+mod readiness;
+mod routes;
+pub mod services;
+mod sys;
+
+pub use config::{DatapathConfig, MapSizes, TcAttachment};
+pub use datapath::{Datapath, ServiceTraffic};
+pub use desired::{
+    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Readiness, VipId,
+};
+pub use error::DatapathError;
+pub use pins::remove_pins;
+pub use readiness::ReadinessHandle;
+pub use services::{NotApplied, SyncReport};

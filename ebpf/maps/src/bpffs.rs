@@ -4,10 +4,7 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::ffi::OsStrExt as _,
-    },
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
 };
 
@@ -65,11 +62,17 @@ pub enum BpffsError {
 pub fn prepare(bpffs: &Path, dir: &Path) -> Result<(), BpffsError> {
     let _lock = lock(bpffs)?;
     if !is_mounted(bpffs)? {
-        mount(bpffs).map_err(|source| BpffsError::Mount { path: bpffs.to_owned(), source })?;
+        mount(bpffs).map_err(|source| BpffsError::Mount {
+            path: bpffs.to_owned(),
+            source,
+        })?;
         let marker = bpffs.join(MARKER);
         fs::create_dir(&marker).map_err(|source| BpffsError::Directory { path: marker, source })?;
     }
-    fs::create_dir_all(dir).map_err(|source| BpffsError::Directory { path: dir.to_owned(), source })
+    fs::create_dir_all(dir).map_err(|source| BpffsError::Directory {
+        path: dir.to_owned(),
+        source,
+    })
 }
 
 /// Unmounts `bpffs` if this project mounted it and nothing but the project's own empty directories is left in it. Tells
@@ -80,7 +83,10 @@ pub fn unmount_if_ours(bpffs: &Path) -> Result<bool, BpffsError> {
         return Ok(false);
     }
     remove_empty(&bpffs.join(crate::pins::ROOT));
-    let entries = fs::read_dir(bpffs).map_err(|source| BpffsError::Examine { path: bpffs.to_owned(), source })?;
+    let entries = fs::read_dir(bpffs).map_err(|source| BpffsError::Examine {
+        path: bpffs.to_owned(),
+        source,
+    })?;
     if entries.flatten().any(|entry| entry.file_name() != MARKER) {
         return Ok(false);
     }
@@ -88,7 +94,10 @@ pub fn unmount_if_ours(bpffs: &Path) -> Result<bool, BpffsError> {
     // SAFETY: `path` is a C string that lives through the call.
     if unsafe { libc::umount2(path.as_ptr(), 0) } != 0 {
         let source = io::Error::last_os_error();
-        return Err(BpffsError::Unmount { path: bpffs.to_owned(), source });
+        return Err(BpffsError::Unmount {
+            path: bpffs.to_owned(),
+            source,
+        });
     }
     Ok(true)
 }
@@ -104,7 +113,10 @@ pub fn is_mounted(bpffs: &Path) -> Result<bool, BpffsError> {
         if source.kind() == io::ErrorKind::NotFound {
             return Ok(false);
         }
-        return Err(BpffsError::Examine { path: bpffs.to_owned(), source });
+        return Err(BpffsError::Examine {
+            path: bpffs.to_owned(),
+            source,
+        });
     }
     Ok(buffer.f_type as u32 == BPF_FS_MAGIC)
 }
@@ -116,15 +128,29 @@ fn mount(bpffs: &Path) -> io::Result<()> {
     let target = CString::new(bpffs.as_os_str().as_bytes())?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: the strings live through the call; bpffs takes the options as a C string.
-    let result =
-        unsafe { libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), flags, c"mode=0700".as_ptr().cast()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let result = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            target.as_ptr(),
+            c"bpf".as_ptr(),
+            flags,
+            c"mode=0700".as_ptr().cast(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// An exclusive lock, held until the file is dropped.
 fn lock(bpffs: &Path) -> Result<File, BpffsError> {
     let parent = bpffs.parent().unwrap_or(Path::new("/"));
-    let examine = |source| BpffsError::Examine { path: parent.to_owned(), source };
+    let examine = |source| BpffsError::Examine {
+        path: parent.to_owned(),
+        source,
+    };
     let file = File::open(parent).map_err(examine)?;
     // SAFETY: the descriptor is open.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
@@ -145,6 +171,8 @@ fn remove_empty(dir: &Path) {
 }
 
 fn c_path(path: &Path) -> Result<CString, BpffsError> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|error| BpffsError::Examine { path: path.to_owned(), source: error.into() })
+    CString::new(path.as_os_str().as_bytes()).map_err(|error| BpffsError::Examine {
+        path: path.to_owned(),
+        source: error.into(),
+    })
 }

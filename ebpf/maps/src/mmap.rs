@@ -33,7 +33,11 @@ pub struct MappedArray<T> {
 
 impl<T> Clone for MappedArray<T> {
     fn clone(&self) -> Self {
-        Self { memory: Arc::clone(&self.memory), len: self.len, element: PhantomData }
+        Self {
+            memory: Arc::clone(&self.memory),
+            len: self.len,
+            element: PhantomData,
+        }
     }
 }
 
@@ -50,22 +54,42 @@ impl Flags for Backend {
 impl<T: Data> MappedArray<T> {
     /// Distance of two elements: the kernel rounds values of arrays up to eight bytes (`kernel/bpf/arraymap.c`).
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
-    const WHOLE_WORDS: () = assert!(size_of::<T>().is_multiple_of(4), "elements are read and written by words");
+    const WHOLE_WORDS: () = assert!(
+        size_of::<T>().is_multiple_of(4),
+        "elements are read and written by words"
+    );
 
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
         let () = Self::WHOLE_WORDS;
-        let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere { dir: maps_dir.to_owned() })?;
-        let info = data.info().map_err(|source| MapsError::Read { map: shape.name, source })?;
+        let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
+            dir: maps_dir.to_owned(),
+        })?;
+        let info = data.info().map_err(|source| MapsError::Read {
+            map: shape.name,
+            source,
+        })?;
         let len = info.max_entries();
-        let memory = Memory::map(data.fd().as_fd().as_raw_fd(), Self::STRIDE * len as usize)
-            .map_err(|source| MapsError::Mmap { map: shape.name, source })?;
-        Ok(Self { memory: Arc::new(memory), len, element: PhantomData })
+        let memory = Memory::map(data.fd().as_fd().as_raw_fd(), Self::STRIDE * len as usize).map_err(|source| {
+            MapsError::Mmap {
+                map: shape.name,
+                source,
+            }
+        })?;
+        Ok(Self {
+            memory: Arc::new(memory),
+            len,
+            element: PhantomData,
+        })
     }
 
     /// An array in ordinary memory, for tests of what is written where.
     pub fn anonymous(len: u32) -> io::Result<Self> {
         let memory = Memory::map(-1, Self::STRIDE * len as usize)?;
-        Ok(Self { memory: Arc::new(memory), len, element: PhantomData })
+        Ok(Self {
+            memory: Arc::new(memory),
+            len,
+            element: PhantomData,
+        })
     }
 
     /// Number of elements.
@@ -95,11 +119,15 @@ impl<T: Data> MappedArray<T> {
         let Some(base) = self.offset(index) else { return false };
         if size_of::<T>().is_multiple_of(8) {
             for (i, chunk) in value.as_bytes().as_chunks::<8>().0.iter().enumerate() {
-                self.memory.word64(base + 8 * i).store(u64::from_ne_bytes(*chunk), Ordering::Release);
+                self.memory
+                    .word64(base + 8 * i)
+                    .store(u64::from_ne_bytes(*chunk), Ordering::Release);
             }
         } else {
             for (i, chunk) in value.as_bytes().as_chunks::<4>().0.iter().enumerate() {
-                self.memory.word32(base + 4 * i).store(u32::from_ne_bytes(*chunk), Ordering::Release);
+                self.memory
+                    .word32(base + 4 * i)
+                    .store(u32::from_ne_bytes(*chunk), Ordering::Release);
             }
         }
         true
@@ -120,14 +148,18 @@ impl<T: Flags + Data> MappedArray<T> {
     /// as they were, or `None` past the end.
     pub fn set_flags(&self, index: u32, set: u32, clear: u32) -> Option<u32> {
         let word = self.flags_word(index)?;
-        let updated = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |flags| Some((flags & !clear) | set));
+        let updated = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |flags| {
+            Some((flags & !clear) | set)
+        });
         // The closure never declines.
         Some(updated.unwrap_or_else(|flags| flags))
     }
 
     /// Replaces an element so that no reader takes a mixture for valid: flags to zero, the rest, then the new flags.
     pub fn replace(&self, index: u32, value: &T) -> bool {
-        let Some(word) = self.flags_word(index) else { return false };
+        let Some(word) = self.flags_word(index) else {
+            return false;
+        };
         word.store(0, Ordering::SeqCst);
         let mut rest = *value;
         let flags_at = T::FLAGS_OFFSET..T::FLAGS_OFFSET + 4;
@@ -150,7 +182,13 @@ impl MappedArray<Slot> {
         for index in base..base.saturating_add(count) {
             let Some(slot) = self.read(index) else { return };
             if slot.previous != NO_BACKEND && gone(slot.previous) {
-                self.write(index, &Slot { previous: NO_BACKEND, ..slot });
+                self.write(
+                    index,
+                    &Slot {
+                        previous: NO_BACKEND,
+                        ..slot
+                    },
+                );
             }
         }
     }
@@ -174,9 +212,22 @@ impl Memory {
         // SAFETY: sysconf has no preconditions.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
         let bytes = bytes.next_multiple_of(page);
-        let flags = if fd < 0 { libc::MAP_SHARED | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
+        let flags = if fd < 0 {
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS
+        } else {
+            libc::MAP_SHARED
+        };
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                fd,
+                0,
+            )
+        };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -185,14 +236,20 @@ impl Memory {
     }
 
     fn word32(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= self.bytes, "word inside the mapping");
+        assert!(
+            offset.is_multiple_of(4) && offset + 4 <= self.bytes,
+            "word inside the mapping"
+        );
         // SAFETY: inside the mapping and aligned (asserted; the base is page-aligned), valid as long as `self`, and never
         // accessed other than atomically by this process.
         unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) }
     }
 
     fn word64(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= self.bytes, "word inside the mapping");
+        assert!(
+            offset.is_multiple_of(8) && offset + 8 <= self.bytes,
+            "word inside the mapping"
+        );
         // SAFETY: as in `word32`. Slots are only accessed by 64-bit words, elements with flags only by 32-bit words, so no
         // word is accessed at two sizes at once.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) }
@@ -244,7 +301,13 @@ mod tests {
         array.replace(0, &backend(1));
         array.replace(1, &backend(2));
         assert_eq!(array.set_flags(1, READY, 0), Some(IN_USE));
-        assert_eq!(array.read(1), Some(Backend { flags: IN_USE | READY, ..backend(2) }));
+        assert_eq!(
+            array.read(1),
+            Some(Backend {
+                flags: IN_USE | READY,
+                ..backend(2)
+            })
+        );
         assert_eq!(array.read(0), Some(backend(1)));
         assert_eq!(array.set_flags(1, 0, READY), Some(IN_USE | READY));
         assert_eq!(array.flags(1), Some(IN_USE));
@@ -254,7 +317,13 @@ mod tests {
     fn past_the_end_is_nothing() {
         let array = MappedArray::<Slot>::anonymous(4).unwrap();
         assert!(array.read(4).is_none());
-        assert!(!array.write(4, &Slot { backend: 0, previous: 0 }));
+        assert!(!array.write(
+            4,
+            &Slot {
+                backend: 0,
+                previous: 0
+            }
+        ));
     }
 
     #[test]

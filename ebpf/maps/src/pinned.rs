@@ -51,7 +51,11 @@ impl PinnedMaps {
         let maps = Self::open_any_version(node_dir)?;
         match maps.node.get()?.abi_version {
             ABI_VERSION => Ok(maps),
-            found => Err(MapsError::AbiVersion { dir: node_dir.to_owned(), found, expected: ABI_VERSION }),
+            found => Err(MapsError::AbiVersion {
+                dir: node_dir.to_owned(),
+                found,
+                expected: ABI_VERSION,
+            }),
         }
     }
 

@@ -43,7 +43,11 @@ pub fn discover(bpffs: &Path) -> io::Result<Vec<PinnedNode>> {
     for (cluster, cluster_dir) in directories(&bpffs.join(ROOT))? {
         for (node, dir) in directories(&cluster_dir)? {
             if maps_dir(&dir).is_dir() {
-                nodes.push(PinnedNode { cluster: cluster.clone(), node, dir });
+                nodes.push(PinnedNode {
+                    cluster: cluster.clone(),
+                    node,
+                    dir,
+                });
             }
         }
     }
@@ -95,7 +99,11 @@ mod tests {
             std::fs::create_dir_all(maps_dir(&node_dir(&root, cluster, node))).unwrap();
         }
         std::fs::create_dir_all(node_dir(&root, "a", "no-maps")).unwrap();
-        let found: Vec<_> = discover(&root).unwrap().into_iter().map(|n| (n.cluster, n.node)).collect();
+        let found: Vec<_> = discover(&root)
+            .unwrap()
+            .into_iter()
+            .map(|n| (n.cluster, n.node))
+            .collect();
         std::fs::remove_dir_all(&root).unwrap();
         let expected = [("a", "n1"), ("a", "n2.x"), ("b", "n1")].map(|(c, n)| (c.to_owned(), n.to_owned()));
         assert_eq!(found, expected);

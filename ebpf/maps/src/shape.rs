@@ -30,7 +30,12 @@ pub struct Shape {
 }
 
 const fn shape<K, V>(name: &'static str, map_type: u32) -> Shape {
-    Shape { name, map_type, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32 }
+    Shape {
+        name,
+        map_type,
+        key_size: size_of::<K>() as u32,
+        value_size: size_of::<V>() as u32,
+    }
 }
 
 // include/uapi/linux/bpf.h, enum bpf_map_type
@@ -96,9 +101,15 @@ impl Shape {
         }
         let data = MapData::from_pin(&path).map_err(|source| match errno(&source) {
             Some(libc::EPERM | libc::EACCES) => MapsError::NotPermitted { map: self.name },
-            _ => MapsError::Open { map: self.name, path, source },
+            _ => MapsError::Open {
+                map: self.name,
+                path,
+                source,
+            },
         })?;
-        let info = data.info().map_err(|source| MapsError::Read { map: self.name, source })?;
+        let info = data
+            .info()
+            .map_err(|source| MapsError::Read { map: self.name, source })?;
         let map_type = info.map_type().map_or(0, |map_type| map_type as u32);
         self.require("type", map_type, self.map_type)?;
         self.require("key size", info.key_size(), self.key_size)?;
@@ -111,13 +122,20 @@ impl Shape {
         if found == expected {
             Ok(())
         } else {
-            Err(MapsError::Shape { map: self.name, property, found, expected })
+            Err(MapsError::Shape {
+                map: self.name,
+                property,
+                found,
+                expected,
+            })
         }
     }
 
     /// As [`open`](Self::open), and a missing pin is an error.
     pub(crate) fn open_existing(&self, maps_dir: &Path) -> Result<Map, MapsError> {
-        let data = self.open(maps_dir)?.ok_or_else(|| MapsError::NotThere { dir: maps_dir.to_owned() })?;
+        let data = self.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
+            dir: maps_dir.to_owned(),
+        })?;
         Map::from_map_data(data).map_err(|source| MapsError::Read { map: self.name, source })
     }
 }

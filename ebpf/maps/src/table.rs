@@ -21,10 +21,17 @@ pub struct Table<K: Data, V: Data> {
 
 impl<K: Data, V: Data> Table<K, V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let read = |source| MapsError::Read { map: shape.name, source };
+        let read = |source| MapsError::Read {
+            map: shape.name,
+            source,
+        };
         let max_entries = max_entries(shape, maps_dir)?;
         let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
-        Ok(Self { shape, max_entries, map })
+        Ok(Self {
+            shape,
+            max_entries,
+            map,
+        })
     }
 
     /// The most entries it takes.
@@ -51,7 +58,9 @@ impl<K: Data, V: Data> Table<K, V> {
     /// All entries. Entries that come or go meanwhile may be missed, and then others may appear twice (the kernel starts
     /// over when the key it stood at is gone).
     pub fn entries(&self) -> Result<Vec<(K, V)>, MapsError> {
-        collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| self.get(&key.0).map(|value| (key.0, value)))
+        collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| {
+            self.get(&key.0).map(|value| (key.0, value))
+        })
     }
 }
 
@@ -65,10 +74,17 @@ pub struct RouteTable {
 
 impl RouteTable {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let read = |source| MapsError::Read { map: shape.name, source };
+        let read = |source| MapsError::Read {
+            map: shape.name,
+            source,
+        };
         let max_entries = max_entries(shape, maps_dir)?;
         let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
-        Ok(Self { shape, max_entries, map })
+        Ok(Self {
+            shape,
+            max_entries,
+            map,
+        })
     }
 
     /// The route of the longest prefix that holds `key`'s.
@@ -90,7 +106,10 @@ impl RouteTable {
     /// All routes.
     pub fn entries(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
         collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| {
-            let key = RouteKey { prefix_len: key.prefix_len(), address: key.data().0 };
+            let key = RouteKey {
+                prefix_len: key.prefix_len(),
+                address: key.data().0,
+            };
             self.get(&key).map(|value| (key, value))
         })
     }
@@ -109,19 +128,28 @@ pub struct Element<V: Data> {
 impl<V: Data> Element<V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
         let map = shape.open_existing(maps_dir)?;
-        let map = map.try_into().map_err(|source| MapsError::Read { map: shape.name, source })?;
+        let map = map.try_into().map_err(|source| MapsError::Read {
+            map: shape.name,
+            source,
+        })?;
         Ok(Self { shape, map })
     }
 
     /// The element.
     pub fn get(&self) -> Result<V, MapsError> {
-        let Plain(value) = self.map.get(&0, 0).map_err(|source| MapsError::Read { map: self.shape.name, source })?;
+        let Plain(value) = self.map.get(&0, 0).map_err(|source| MapsError::Read {
+            map: self.shape.name,
+            source,
+        })?;
         Ok(value)
     }
 
     /// Replaces the element.
     pub fn set(&mut self, value: &V) -> Result<(), MapsError> {
-        self.map.set(0, Plain(*value), 0).map_err(|source| MapsError::Write { map: self.shape.name, source })
+        self.map.set(0, Plain(*value), 0).map_err(|source| MapsError::Write {
+            map: self.shape.name,
+            source,
+        })
     }
 }
 
@@ -145,7 +173,10 @@ impl PerCpuSum for ServiceCounters {
 
 impl PerCpuSum for DropCounters {
     fn plus(self, other: Self) -> Self {
-        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+        }
     }
 }
 
@@ -158,7 +189,10 @@ pub struct CounterArray<V: PerCpuSum> {
 impl<V: PerCpuSum> CounterArray<V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
         let map = shape.open_existing(maps_dir)?;
-        let map = map.try_into().map_err(|source| MapsError::Read { map: shape.name, source })?;
+        let map = map.try_into().map_err(|source| MapsError::Read {
+            map: shape.name,
+            source,
+        })?;
         Ok(Self { shape, map })
     }
 
@@ -170,13 +204,19 @@ impl<V: PerCpuSum> CounterArray<V> {
 
     /// Sum over all processors of one element.
     pub fn sum(&self, index: u32) -> Result<V, MapsError> {
-        let values = self.map.get(&index, 0).map_err(|source| MapsError::Read { map: self.shape.name, source })?;
+        let values = self.map.get(&index, 0).map_err(|source| MapsError::Read {
+            map: self.shape.name,
+            source,
+        })?;
         Ok(values.iter().fold(V::default(), |sum, Plain(value)| sum.plus(*value)))
     }
 
     /// Sets an element to zero on all processors.
     pub fn clear(&mut self, index: u32) -> Result<(), MapsError> {
-        let write = |source| MapsError::Write { map: self.shape.name, source };
+        let write = |source| MapsError::Write {
+            map: self.shape.name,
+            source,
+        };
         let processors = aya::util::nr_cpus().map_err(|(_, source)| write(MapError::IoError(source)))?;
         let zero = PerCpuValues::try_from(vec![Plain(V::default()); processors])
             .map_err(|source| write(MapError::IoError(source)))?;
@@ -185,8 +225,13 @@ impl<V: PerCpuSum> CounterArray<V> {
 }
 
 fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
-    let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere { dir: maps_dir.to_owned() })?;
-    let info = data.info().map_err(|source| MapsError::Read { map: shape.name, source })?;
+    let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
+        dir: maps_dir.to_owned(),
+    })?;
+    let info = data.info().map_err(|source| MapsError::Read {
+        map: shape.name,
+        source,
+    })?;
     Ok(info.max_entries())
 }
 
@@ -194,15 +239,24 @@ fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, Maps
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
-        Err(source) => Err(MapsError::Read { map: shape.name, source }),
+        Err(source) => Err(MapsError::Read {
+            map: shape.name,
+            source,
+        }),
     }
 }
 
 fn written(shape: Shape, max_entries: u32, result: Result<(), MapError>) -> Result<(), MapsError> {
     result.map_err(|source| match errno(&source) {
         // E2BIG from hash maps, ENOSPC from tries (kernel/bpf/{hashtab,lpm_trie}.c).
-        Some(libc::E2BIG | libc::ENOSPC) => MapsError::Full { map: shape.name, max_entries },
-        _ => MapsError::Write { map: shape.name, source },
+        Some(libc::E2BIG | libc::ENOSPC) => MapsError::Full {
+            map: shape.name,
+            max_entries,
+        },
+        _ => MapsError::Write {
+            map: shape.name,
+            source,
+        },
     })
 }
 
@@ -211,7 +265,10 @@ fn removed(shape: Shape, result: Result<(), MapError>) -> Result<bool, MapsError
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
         Err(source) if errno(&source) == Some(libc::ENOENT) => Ok(false),
-        Err(source) => Err(MapsError::Write { map: shape.name, source }),
+        Err(source) => Err(MapsError::Write {
+            map: shape.name,
+            source,
+        }),
     }
 }
 
@@ -222,7 +279,10 @@ fn collect<A, K, V>(
 ) -> Result<Vec<(K, V)>, MapsError> {
     let mut entries = Vec::new();
     for key in keys {
-        let key = key.map_err(|source| MapsError::Read { map: shape.name, source })?;
+        let key = key.map_err(|source| MapsError::Read {
+            map: shape.name,
+            source,
+        })?;
         // A key may be gone by the time its value is read.
         if let (key, Some(value)) = read(key)? {
             entries.push((key, value));

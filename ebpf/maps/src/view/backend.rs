@@ -11,9 +11,9 @@ use crate::{PinnedMaps, address};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BackendState {
-    /// Takes new connections.
+    /// Answers; takes new connections unless it is terminating.
     Ready,
-    /// Takes new connections only when no backend is ready.
+    /// Was asked to end; takes new connections only while it is ready and no other backend is.
     Terminating,
     /// Runs on this node.
     Local,
@@ -70,10 +70,15 @@ impl BackendView {
         }
     }
 
-    /// The states joined by `|`; "NOT_READY" when neither READY nor TERMINATING is among them.
+    /// Whether it takes new connections while others do.
+    pub fn takes_connections(&self) -> bool {
+        self.state.contains(&BackendState::Ready) && !self.state.contains(&BackendState::Terminating)
+    }
+
+    /// The states joined by `|`, led by "NOT_READY" when READY is not among them.
     pub fn state_text(&self) -> String {
         let mut words: Vec<_> = self.state.iter().map(ToString::to_string).collect();
-        if !self.state.iter().any(|state| matches!(state, BackendState::Ready | BackendState::Terminating)) {
+        if !self.state.contains(&BackendState::Ready) {
             words.insert(0, "NOT_READY".to_owned());
         }
         words.join("|")
@@ -95,9 +100,19 @@ mod tests {
 
     #[test]
     fn states_read_in_words() {
-        let view = |flags| BackendView::new(0, &Backend { flags, protocol: 6, ..Backend::default() });
+        let view = |flags| {
+            BackendView::new(
+                0,
+                &Backend {
+                    flags,
+                    protocol: 6,
+                    ..Backend::default()
+                },
+            )
+        };
         assert_eq!(view(IN_USE | READY | LOCAL).state_text(), "READY|LOCAL");
-        assert_eq!(view(IN_USE | TERMINATING).state_text(), "TERMINATING");
+        assert_eq!(view(IN_USE | READY | TERMINATING).state_text(), "READY|TERMINATING");
+        assert_eq!(view(IN_USE | TERMINATING).state_text(), "NOT_READY|TERMINATING");
         assert_eq!(view(IN_USE | LOCAL).state_text(), "NOT_READY|LOCAL");
         let json = serde_json::to_value(view(IN_USE | READY | LOCAL)).unwrap();
         assert_eq!(json["state"], serde_json::json!(["READY", "LOCAL"]));

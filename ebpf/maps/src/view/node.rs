@@ -100,7 +100,11 @@ fn text(address: Address) -> String {
 
 fn prefix(key: &RouteKey) -> String {
     let ip = key.address.to_ip();
-    let bits = if ip.is_ipv4() { key.prefix_len.saturating_sub(96) } else { key.prefix_len };
+    let bits = if ip.is_ipv4() {
+        key.prefix_len.saturating_sub(96)
+    } else {
+        key.prefix_len
+    };
     format!("{ip}/{bits}")
 }
 
@@ -110,7 +114,10 @@ mod tests {
 
     #[test]
     fn prefixes_count_bits_of_their_own_family() {
-        let key = |ip: &str, prefix_len| RouteKey { prefix_len, address: Address::from_ip(ip.parse().unwrap()) };
+        let key = |ip: &str, prefix_len| RouteKey {
+            prefix_len,
+            address: Address::from_ip(ip.parse().unwrap()),
+        };
         assert_eq!(prefix(&key("10.244.1.0", 120)), "10.244.1.0/24");
         assert_eq!(prefix(&key("fd00:1::", 64)), "fd00:1::/64");
     }

@@ -52,7 +52,10 @@ pub struct ServiceBackendView {
 impl ServiceView {
     /// How many backends take new connections.
     pub fn ready(&self) -> usize {
-        self.backends.iter().filter(|b| b.backend.state.contains(&super::BackendState::Ready)).count()
+        self.backends
+            .iter()
+            .filter(|backend| backend.backend.takes_connections())
+            .count()
     }
 }
 
@@ -94,7 +97,10 @@ fn backends(maps: &PinnedMaps, service: &Service) -> Vec<ServiceBackendView> {
     }
     let in_words = |(index, slots)| {
         let backend = maps.backends.read(index)?;
-        Some(ServiceBackendView { backend: BackendView::new(index, &backend), slots })
+        Some(ServiceBackendView {
+            backend: BackendView::new(index, &backend),
+            slots,
+        })
     };
     slots.into_iter().filter_map(in_words).collect()
 }

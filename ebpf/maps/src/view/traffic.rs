@@ -50,14 +50,24 @@ pub fn flows(maps: &PinnedMaps) -> Result<Vec<FlowView>, MapsError> {
     let mut entries = maps.conntrack.entries()?;
     entries.extend(maps.conntrack_new.entries()?);
     entries.sort_by_key(|(key, _)| (key.direction, key.source, key.source_port_be));
-    Ok(entries.iter().map(|(key, flow)| flow_view(maps, key, flow, now_ns)).collect())
+    Ok(entries
+        .iter()
+        .map(|(key, flow)| flow_view(maps, key, flow, now_ns))
+        .collect())
 }
 
 fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowView {
-    let current = maps.backends.read(flow.backend).is_some_and(|backend| backend.generation == flow.generation);
+    let current = maps
+        .backends
+        .read(flow.backend)
+        .is_some_and(|backend| backend.generation == flow.generation);
     FlowView {
         protocol: Protocol(key.protocol).to_string(),
-        direction: if key.direction == DIRECTION_REPLY { "Reply" } else { "Forward" },
+        direction: if key.direction == DIRECTION_REPLY {
+            "Reply"
+        } else {
+            "Forward"
+        },
         source: address::socket(key.source, key.source_port_be).to_string(),
         destination: address::socket(key.destination, key.destination_port_be).to_string(),
         vip: address::socket(flow.vip, flow.vip_port_be).to_string(),
@@ -78,7 +88,11 @@ pub fn drops(maps: &PinnedMaps) -> Result<Vec<DropView>, MapsError> {
         .into_iter()
         .map(|reason| {
             let sum = maps.drops.sum(reason as u32)?;
-            Ok(DropView { reason: reason.name(), packets: sum.packets, bytes: sum.bytes })
+            Ok(DropView {
+                reason: reason.name(),
+                packets: sum.packets,
+                bytes: sum.bytes,
+            })
         })
         .collect()
 }

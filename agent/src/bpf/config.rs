@@ -1,0 +1,91 @@
+//! What the data path is told at start.
+
+use std::{net::IpAddr, path::PathBuf};
+
+/// Everything [`super::Datapath::open`] needs.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Where bpffs is, or is to be, mounted: `/sys/fs/bpf`.
+    pub bpffs: PathBuf,
+    /// Directory of this node's pins below it: [`causeway_maps::pins::node_dir`].
+    pub pin_dir: PathBuf,
+    /// The node's own directory in the v2 cgroup tree; sockets of processes below it are balanced at `connect`.
+    pub cgroup_v2_dir: PathBuf,
+    /// Interface index of the VXLAN device; 0 for none.
+    pub tunnel_ifindex: u32,
+    /// Interface index of the uplink; 0 for none.
+    pub uplink_ifindex: u32,
+    /// Underlay address of the node.
+    pub node_address: IpAddr,
+    /// The node's address in its pod range.
+    pub router_address: IpAddr,
+    /// Sizes of the maps, fixed when they are created.
+    pub sizes: MapSizes,
+    /// How programs are attached to interfaces.
+    pub tc: TcAttachment,
+}
+
+/// Sizes of the maps in entries. Arrays take their memory when they are made, hashes as they fill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapSizes {
+    /// VIP ports; also the number of service counters and names.
+    pub services: u32,
+    /// Maglev table slots of all services together, 8 bytes each.
+    pub slots: u32,
+    /// Backends, 40 bytes each.
+    pub backends: u32,
+    /// Pods on this node.
+    pub pods: u32,
+    /// Pod ranges of other nodes.
+    pub routes: u32,
+    /// Flow directions (two for each flow) of traffic that no socket hook saw.
+    pub conntrack: u32,
+    /// The same for flows only the client of which was seen.
+    pub conntrack_new: u32,
+    /// Unconnected UDP sockets times the backends they sent to.
+    pub socket_replies: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            services: 65_536,
+            slots: 4_194_304,
+            backends: 131_072,
+            pods: 4_096,
+            routes: 16_384,
+            conntrack: 131_072,
+            conntrack_new: 65_536,
+            socket_replies: 65_536,
+        }
+    }
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TcAttachment {
+    /// By a tcx link (kernel 6.6 and later), and by a clsact filter where the kernel refuses that.
+    #[default]
+    Probe,
+    /// By a clsact filter.
+    Clsact,
+}
+
+impl MapSizes {
+    /// Sizes by map name.
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 10] {
+        use causeway_maps::shape;
+        [
+            (shape::SERVICES.name, self.services),
+            (shape::SERVICE_COUNTERS.name, self.services),
+            (shape::SERVICE_NAMES.name, self.services),
+            (shape::SLOTS.name, self.slots),
+            (shape::BACKENDS.name, self.backends),
+            (shape::PODS.name, self.pods),
+            (shape::ROUTES.name, self.routes),
+            (shape::CONNTRACK.name, self.conntrack),
+            (shape::CONNTRACK_NEW.name, self.conntrack_new),
+            (shape::SOCKET_REPLIES.name, self.socket_replies),
+        ]
+    }
+}

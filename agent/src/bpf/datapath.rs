@@ -1,0 +1,369 @@
+//! The data path of one node.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupSockAddr, SchedClassifier},
+};
+use causeway_abi::{
+    ABI_VERSION, Address, DropReason,
+    counter::{DropCounters, ServiceCounters},
+    node::NodeConfig,
+};
+use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
+
+use super::{
+    DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, ReadinessHandle, SyncReport,
+    config::TcAttachment,
+    links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL},
+    pins, pods, routes,
+    services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
+    sys::AttachType,
+};
+
+/// The BPF object, built from `ebpf/`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
+
+/// The kernel's own types.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// `CGROUP2_SUPER_MAGIC` (`include/uapi/linux/magic.h`).
+const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
+
+/// Handle on a node's data path. Clones share it; every method may be called from any thread that is in the node's network
+/// namespace. They make system calls but never wait for anything.
+///
+/// Dropping it changes nothing in the kernel: everything is pinned.
+#[derive(Clone)]
+pub struct Datapath {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    links_dir: PathBuf,
+    tc: TcAttachment,
+    readiness: ReadinessHandle,
+    services: Mutex<Services>,
+    maps: Mutex<PinnedMaps>,
+    programs: Mutex<Ebpf>,
+}
+
+struct Services {
+    sync: ServiceSync,
+    writer: PinnedWriter,
+}
+
+/// Counters of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceTraffic {
+    /// "namespace/name:port".
+    pub name: String,
+    /// Sums over all processors.
+    pub counters: ServiceCounters,
+}
+
+impl Datapath {
+    /// Loads the BPF object; makes its maps, or adopts those that are pinned; attaches its programs to the cgroup and the
+    /// tunnel device, or replaces those that are attached, also at every pod.
+    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        Self::open_with(config, Grace::default())
+    }
+
+    /// As [`open`](Self::open), with other times of rest for what is freed.
+    pub fn open_with(config: &DatapathConfig, grace: Grace) -> Result<Self, DatapathError> {
+        check_machine()?;
+        let cgroup = open_cgroup(&config.cgroup_v2_dir)?;
+        let maps_dir = layout::maps_dir(&config.pin_dir);
+        let links_dir = layout::links_dir(&config.pin_dir);
+        bpffs::prepare(&config.bpffs, &maps_dir)?;
+        bpffs::prepare(&config.bpffs, &links_dir)?;
+        pins::check(&config.pin_dir, &config.sizes)?;
+
+        let mut programs = load(config, &maps_dir)?;
+        let mut maps = PinnedMaps::open_any_version(&config.pin_dir)?;
+        maps.node.set(&node_config(config))?;
+        let readiness = ReadinessHandle::new(maps.backends.clone());
+        let services = adopt(config, &maps, readiness.clone(), grace)?;
+
+        attach_cgroup_programs(&mut programs, &cgroup, &config.cgroup_v2_dir, &links_dir)?;
+        let inner = Inner {
+            links_dir,
+            tc: config.tc,
+            readiness,
+            services: Mutex::new(services),
+            maps: Mutex::new(maps),
+            programs: Mutex::new(programs),
+        };
+        let datapath = Self { inner: Arc::new(inner) };
+        datapath.replace_pod_programs()?;
+        if config.tunnel_ifindex != 0 {
+            for which in TUNNEL {
+                datapath.attach(which, config.tunnel_ifindex)?;
+            }
+        }
+        Ok(datapath)
+    }
+
+    /// Brings services, Maglev tables and backends to what is desired, which must be the complete list. Only differences
+    /// are written; what does not fit is named in the report and left as it was.
+    pub fn sync_services(&self, desired: &DesiredServices) -> SyncReport {
+        let mut services = lock(&self.inner.services);
+        let Services { sync, writer } = &mut *services;
+        sync.sync(desired, Instant::now(), writer)
+    }
+
+    /// Brings the pods of this node to what is desired, which must be the complete list; answers the number of changes.
+    /// What was said of the readiness of an address that goes is forgotten.
+    pub fn sync_pods(&self, desired: &[DesiredPod]) -> Result<usize, DatapathError> {
+        let changes = pods::sync(&mut lock(&self.inner.maps).pods, desired)?;
+        for address in &changes.removed {
+            self.inner.readiness.forget(*address);
+        }
+        Ok(changes.written + changes.removed.len())
+    }
+
+    /// Adds or replaces one pod, so that a new pod need not wait for a pass.
+    pub fn add_pod(&self, pod: &DesiredPod) -> Result<(), DatapathError> {
+        let (address, value) = pods::element(pod);
+        Ok(lock(&self.inner.maps).pods.insert(&address, &value)?)
+    }
+
+    /// Removes one pod; tells whether it was there.
+    pub fn remove_pod(&self, address: IpAddr) -> Result<bool, DatapathError> {
+        self.inner.readiness.forget(address);
+        Ok(lock(&self.inner.maps).pods.remove(&Address::from_ip(address))?)
+    }
+
+    /// Brings the routes to other nodes' pods to what is desired, which must be the complete list; answers the number of
+    /// changes.
+    pub fn sync_routes(&self, desired: &[DesiredRoute]) -> Result<usize, DatapathError> {
+        Ok(routes::sync(&mut lock(&self.inner.maps).routes, desired)?)
+    }
+
+    /// Attaches the pods' program to the host side of a pod's veth pair, or replaces it there.
+    pub fn attach_pod(&self, ifindex: u32) -> Result<(), DatapathError> {
+        self.attach(FROM_POD, ifindex)
+    }
+
+    /// Detaches the pods' program from an interface; one that is gone is fine.
+    pub fn detach_pod(&self, ifindex: u32) -> Result<(), DatapathError> {
+        let path = FROM_POD.pin(&self.inner.links_dir, ifindex);
+        links::detach_interface(FROM_POD, ifindex, &self.inner.links_dir)
+            .map_err(|source| DatapathError::Pin { path, source })
+    }
+
+    /// Flips readiness with no system call.
+    pub fn readiness(&self) -> ReadinessHandle {
+        self.inner.readiness.clone()
+    }
+
+    /// Counters of every service, by name.
+    pub fn service_traffic(&self) -> Result<Vec<ServiceTraffic>, DatapathError> {
+        let maps = lock(&self.inner.maps);
+        let mut names = maps.service_names.entries()?;
+        names.sort_by_key(|(_, name)| name.0);
+        let traffic = |(id, name)| {
+            let counters = maps.service_counters.sum(id)?;
+            Ok(ServiceTraffic {
+                name: view::name_text(&name),
+                counters,
+            })
+        };
+        names.into_iter().map(traffic).collect()
+    }
+
+    /// Counters of every drop reason.
+    pub fn drops(&self) -> Result<Vec<(DropReason, DropCounters)>, DatapathError> {
+        let maps = lock(&self.inner.maps);
+        DropReason::ALL
+            .into_iter()
+            .map(|reason| Ok((reason, maps.drops.sum(reason as u32)?)))
+            .collect()
+    }
+
+    fn attach(&self, which: InterfaceProgram, ifindex: u32) -> Result<(), DatapathError> {
+        let mut programs = lock(&self.inner.programs);
+        let program: &mut SchedClassifier = program(&mut programs, which.name)?;
+        links::attach_interface(program, which, ifindex, &self.inner.links_dir, self.inner.tc)
+    }
+
+    /// Puts the programs of this object in the place of those that an earlier agent attached to pods, and clears away what
+    /// is left of interfaces that are gone.
+    fn replace_pod_programs(&self) -> Result<(), DatapathError> {
+        let dir = &self.inner.links_dir;
+        let entries = fs::read_dir(dir).map_err(|source| DatapathError::Pin {
+            path: dir.clone(),
+            source,
+        })?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some((program, ifindex)) = name.split_once('-') else {
+                continue;
+            };
+            let gone = links::is_defunct(&path).map_err(|source| DatapathError::Pin {
+                path: path.clone(),
+                source,
+            })?;
+            if gone {
+                fs::remove_file(&path).map_err(|source| DatapathError::Pin {
+                    path: path.clone(),
+                    source,
+                })?;
+            } else if let (FROM_POD_NAME, Ok(ifindex)) = (program, ifindex.parse()) {
+                self.attach_pod(ifindex)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const FROM_POD_NAME: &str = FROM_POD.name;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Level-triggered: whatever a panicked pass left half-done, the next one puts right.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn check_machine() -> Result<(), DatapathError> {
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() {
+        return Err(DatapathError::NotRoot { uid: uid.as_raw() });
+    }
+    // SAFETY: BPF_PROG_GET_NEXT_ID (11) with an empty attribute only reads; without bpf(2) the answer is ENOSYS.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, 11, std::ptr::null_mut::<u8>(), 0) };
+    let error = io::Error::last_os_error();
+    if answer < 0 && error.raw_os_error() == Some(libc::ENOSYS) {
+        return Err(DatapathError::NoBpf(error));
+    }
+    if !Path::new(KERNEL_BTF).exists() {
+        return Err(DatapathError::NoBtf { path: KERNEL_BTF });
+    }
+    Ok(())
+}
+
+/// Opens a cgroup directory and makes sure that it is one of the v2 tree.
+fn open_cgroup(path: &Path) -> Result<File, DatapathError> {
+    let failed = |source| DatapathError::Cgroup {
+        path: path.to_owned(),
+        source,
+    };
+    let dir = File::open(path).map_err(failed)?;
+    // SAFETY: all-zero is a valid `statfs`.
+    let mut buffer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, the buffer valid for writing.
+    if unsafe { libc::fstatfs(dir.as_raw_fd(), &raw mut buffer) } != 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    if buffer.f_type as u32 == CGROUP2_SUPER_MAGIC {
+        Ok(dir)
+    } else {
+        Err(DatapathError::NotCgroup2 { path: path.to_owned() })
+    }
+}
+
+/// Loads the object: maps pinned by name (adopted where a pin is), programs into the kernel.
+fn load(config: &DatapathConfig, maps_dir: &Path) -> Result<Ebpf, DatapathError> {
+    let mut loader = EbpfLoader::new();
+    for shape in shape::ALL {
+        loader.map_pin_path(shape.name, maps_dir.join(shape.name));
+    }
+    for (name, size) in config.sizes.by_name() {
+        loader.map_max_entries(name, size);
+    }
+    let mut object = loader.load(OBJECT).map_err(DatapathError::Load)?;
+    for (name, _) in CGROUP_PROGRAMS {
+        let program: &mut CgroupSockAddr = program(&mut object, name)?;
+        program
+            .load()
+            .map_err(|source| DatapathError::Program { name, source })?;
+    }
+    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain([FROM_POD]) {
+        let program: &mut SchedClassifier = program(&mut object, name)?;
+        program
+            .load()
+            .map_err(|source| DatapathError::Program { name, source })?;
+    }
+    Ok(object)
+}
+
+fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = object.program_mut(name).ok_or(DatapathError::NoProgram { name })?;
+    program
+        .try_into()
+        .map_err(|source| DatapathError::Program { name, source })
+}
+
+fn attach_cgroup_programs(
+    object: &mut Ebpf,
+    cgroup: &File,
+    path: &Path,
+    links_dir: &Path,
+) -> Result<(), DatapathError> {
+    // A cgroup's id is the inode number of its directory (kernfs with 64-bit inode numbers).
+    let id = cgroup
+        .metadata()
+        .map_err(|source| DatapathError::Cgroup {
+            path: path.to_owned(),
+            source,
+        })?
+        .ino();
+    for (name, attach_type) in order_of_attachment() {
+        let program: &mut CgroupSockAddr = program(object, name)?;
+        let fd = program.fd().map_err(|source| DatapathError::Program { name, source })?;
+        links::attach_cgroup(fd.as_fd(), attach_type, (cgroup.as_fd(), id), &links_dir.join(name)).map_err(
+            |source| DatapathError::AttachCgroup {
+                name,
+                path: path.to_owned(),
+                source,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Those that undo a translation before those that make one, so that no socket is translated only half.
+fn order_of_attachment() -> impl Iterator<Item = (&'static str, AttachType)> {
+    CGROUP_PROGRAMS.into_iter().rev()
+}
+
+fn node_config(config: &DatapathConfig) -> NodeConfig {
+    NodeConfig {
+        abi_version: ABI_VERSION,
+        tunnel_ifindex: config.tunnel_ifindex,
+        uplink_ifindex: config.uplink_ifindex,
+        flags: 0,
+        node_address: Address::from_ip(config.node_address),
+        router_address: Address::from_ip(config.router_address),
+    }
+}
+
+/// Takes over what the maps hold.
+fn adopt(
+    config: &DatapathConfig,
+    maps: &PinnedMaps,
+    readiness: ReadinessHandle,
+    grace: Grace,
+) -> Result<Services, MapsError> {
+    let ids = maps.service_counters.len().saturating_sub(1);
+    let mut sync = ServiceSync::new(maps.slots.len(), maps.backends.len(), ids, grace);
+    let owners = (0..maps.backends.len()).filter_map(|index| Some((index, owner(&maps.backends.read(index)?)?)));
+    readiness.adopt(owners.map(|(index, id)| (index, id.address)));
+    let writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness);
+    sync.adopt(adopted_backends(&maps.backends), writer.adopted_services()?, &writer);
+    Ok(Services { sync, writer })
+}

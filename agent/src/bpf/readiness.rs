@@ -1,0 +1,277 @@
+//! READY bits of local pods, flipped the moment a verdict is there.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use causeway_abi::backend::{Backend, LOCAL, READY, READY_ALWAYS, TERMINATING};
+use causeway_maps::MappedArray;
+
+use super::{
+    desired::BackendId,
+    services::{backends::Held, writer},
+};
+
+/// Flips readiness bits in the shared memory of `BACKENDS`.
+///
+/// Clones share one state. What was said here about a pod outweighs what a pass over the services says of it (that comes
+/// from the API server and is older), until [`forget`](Self::forget). The lock inside is only ever held for a look-up and
+/// a few stores, never over a pass or a system call.
+#[derive(Clone, Debug)]
+pub struct ReadinessHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    backends: MappedArray<Backend>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Indexes of the backends of each pod.
+    by_pod: HashMap<IpAddr, Vec<u32>>,
+    verdicts: HashMap<IpAddr, Verdict>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Verdict {
+    ready: Option<bool>,
+    terminating: bool,
+}
+
+impl Verdict {
+    /// The flags with this verdict taken into account.
+    fn apply(self, flags: u32) -> u32 {
+        let flags = match self.ready {
+            Some(true) => flags | READY,
+            Some(false) if flags & READY_ALWAYS == 0 => flags & !READY,
+            _ => flags,
+        };
+        if self.terminating { flags | TERMINATING } else { flags }
+    }
+}
+
+impl ReadinessHandle {
+    pub(super) fn new(backends: MappedArray<Backend>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                backends,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Says whether a pod of this node takes new connections. One atomic store for each of its backends, no system call.
+    /// Answers how many bits changed.
+    pub fn set_ready(&self, pod: IpAddr, ready: bool) -> usize {
+        self.judge(pod, |verdict| verdict.ready = Some(ready))
+    }
+
+    /// Says that a pod of this node was asked to end: it keeps its connections and gets new ones only when nobody else is
+    /// ready. Answers how many backends changed.
+    pub fn set_terminating(&self, pod: IpAddr) -> usize {
+        self.judge(pod, |verdict| verdict.terminating = true)
+    }
+
+    /// Forgets what was said of an address; for when its pod is gone, so that the next pod with it starts afresh.
+    pub fn forget(&self, pod: IpAddr) {
+        self.state().verdicts.remove(&pod);
+    }
+
+    fn judge(&self, pod: IpAddr, change: impl FnOnce(&mut Verdict)) -> usize {
+        let mut state = self.state();
+        let verdict = state.verdicts.entry(pod).or_default();
+        change(verdict);
+        let verdict = *verdict;
+        let indexes = state.by_pod.get(&pod).map_or(&[][..], Vec::as_slice);
+        indexes.iter().filter(|index| self.flip(**index, verdict)).count()
+    }
+
+    fn flip(&self, index: u32, verdict: Verdict) -> bool {
+        let Some(flags) = self.shared.backends.flags(index) else {
+            return false;
+        };
+        let wanted = verdict.apply(flags);
+        // A backend on its way out is no longer marked local, and takes no verdicts.
+        if wanted == flags || flags & LOCAL == 0 {
+            return false;
+        }
+        self.shared.backends.set_flags(index, wanted & !flags, flags & !wanted);
+        true
+    }
+
+    /// Writes a backend for a pass over the services; tells whether anything differed.
+    pub(super) fn publish(&self, held: Held, id: &BackendId, flags: u32) -> bool {
+        let mut state = self.state();
+        let indexes = state.by_pod.entry(id.address).or_default();
+        if !indexes.contains(&held.index) {
+            indexes.push(held.index);
+        }
+        let verdict = state.verdicts.get(&id.address).copied().unwrap_or_default();
+        // Of pods elsewhere, and of backends that are on their way out, nothing is said here.
+        let flags = if flags & LOCAL != 0 {
+            verdict.apply(flags)
+        } else {
+            flags
+        };
+        let wanted = writer::element(held, id, flags);
+        match self.shared.backends.read(held.index) {
+            Some(present) if present == wanted => false,
+            Some(present) if (Backend { flags, ..present }) == wanted => {
+                self.shared
+                    .backends
+                    .set_flags(held.index, flags & !present.flags, present.flags & !flags);
+                true
+            }
+            _ => self.shared.backends.replace(held.index, &wanted),
+        }
+    }
+
+    /// Frees an element; the generation stays so that the next owner gets another.
+    pub(super) fn withdraw(&self, index: u32, id: &BackendId) {
+        let mut state = self.state();
+        if let Some(indexes) = state.by_pod.get_mut(&id.address) {
+            indexes.retain(|known| *known != index);
+            if indexes.is_empty() {
+                state.by_pod.remove(&id.address);
+            }
+        }
+        self.shared.backends.set_flags(index, 0, u32::MAX);
+    }
+
+    /// Registers the backends that adopted maps hold.
+    pub(super) fn adopt(&self, owners: impl IntoIterator<Item = (u32, IpAddr)>) {
+        let mut state = self.state();
+        for (index, address) in owners {
+            state.by_pod.entry(address).or_default().push(index);
+        }
+    }
+
+    /// A panic elsewhere cannot leave the state half-changed: no step of a change can panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_abi::backend::IN_USE;
+    use causeway_maps::Protocol;
+
+    use super::*;
+
+    const LOCAL_READY: u32 = IN_USE | LOCAL | READY;
+
+    fn id(port: u16, ready_always: bool) -> BackendId {
+        BackendId {
+            address: pod(),
+            port,
+            protocol: Protocol::TCP,
+            ready_always,
+        }
+    }
+
+    fn pod() -> IpAddr {
+        "10.244.1.2".parse().unwrap()
+    }
+
+    fn handle() -> (ReadinessHandle, MappedArray<Backend>) {
+        let backends = MappedArray::anonymous(8).unwrap();
+        (ReadinessHandle::new(backends.clone()), backends)
+    }
+
+    fn held(index: u32) -> Held {
+        Held { index, generation: 1 }
+    }
+
+    #[test]
+    fn a_verdict_flips_every_backend_of_the_pod() {
+        let (handle, backends) = handle();
+        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        handle.publish(held(3), &id(81, false), LOCAL_READY);
+        assert_eq!(handle.set_ready(pod(), false), 2);
+        assert_eq!(
+            (backends.flags(0), backends.flags(3)),
+            (Some(IN_USE | LOCAL), Some(IN_USE | LOCAL))
+        );
+        assert_eq!(handle.set_ready(pod(), false), 0, "nothing left to flip");
+        assert_eq!(handle.set_ready(pod(), true), 2);
+        assert_eq!(backends.flags(3), Some(LOCAL_READY));
+    }
+
+    #[test]
+    fn an_older_list_does_not_undo_a_verdict() {
+        let (handle, backends) = handle();
+        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        handle.set_ready(pod(), false);
+        assert!(
+            !handle.publish(held(0), &id(80, false), LOCAL_READY),
+            "the list still says ready"
+        );
+        assert_eq!(backends.flags(0), Some(IN_USE | LOCAL));
+        handle.forget(pod());
+        assert!(handle.publish(held(0), &id(80, false), LOCAL_READY));
+        assert_eq!(backends.flags(0), Some(LOCAL_READY));
+    }
+
+    #[test]
+    fn a_verdict_waits_for_its_backend() {
+        let (handle, backends) = handle();
+        assert_eq!(handle.set_ready(pod(), true), 0);
+        handle.publish(held(2), &id(80, false), IN_USE | LOCAL);
+        assert_eq!(backends.flags(2), Some(LOCAL_READY));
+    }
+
+    #[test]
+    fn a_terminating_pod_stays_ready_for_when_nobody_else_is() {
+        let (handle, backends) = handle();
+        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        assert_eq!(handle.set_terminating(pod()), 1);
+        assert_eq!(backends.flags(0), Some(LOCAL_READY | TERMINATING));
+        assert_eq!(handle.set_ready(pod(), false), 1);
+        assert_eq!(backends.flags(0), Some(IN_USE | LOCAL | TERMINATING));
+    }
+
+    #[test]
+    fn a_backend_on_its_way_out_takes_no_verdicts() {
+        let (handle, backends) = handle();
+        handle.publish(held(0), &id(80, false), IN_USE | TERMINATING);
+        assert_eq!(handle.set_ready(pod(), true), 0);
+        assert_eq!(backends.flags(0), Some(IN_USE | TERMINATING));
+    }
+
+    #[test]
+    fn who_publishes_not_ready_addresses_is_left_alone() {
+        let (handle, backends) = handle();
+        let flags = LOCAL_READY | READY_ALWAYS;
+        handle.publish(held(0), &id(80, true), flags);
+        assert_eq!(handle.set_ready(pod(), false), 0);
+        assert_eq!(backends.flags(0), Some(flags));
+    }
+
+    #[test]
+    fn another_owner_replaces_the_whole_element() {
+        let (handle, backends) = handle();
+        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        handle.withdraw(0, &id(80, false));
+        assert_eq!(backends.read(0).unwrap().flags, 0);
+        assert_eq!(backends.read(0).unwrap().generation, 1);
+        handle.publish(
+            Held {
+                index: 0,
+                generation: 2,
+            },
+            &id(90, false),
+            LOCAL_READY,
+        );
+        let element = backends.read(0).unwrap();
+        assert_eq!(
+            (u16::from_be(element.port_be), element.generation, element.flags),
+            (90, 2, LOCAL_READY)
+        );
+    }
+}

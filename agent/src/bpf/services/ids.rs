@@ -1,0 +1,94 @@
+//! Service ids: small numbers that index `SERVICE_COUNTERS`.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+/// Ids 1 to `max`.
+#[derive(Debug)]
+pub struct ServiceIds {
+    used: HashSet<u32>,
+    next: u32,
+    max: u32,
+    /// Released ids, oldest first; they rest so that a program still counting for the old service is done.
+    resting: VecDeque<(Instant, u32)>,
+    grace: Duration,
+}
+
+impl ServiceIds {
+    /// All free.
+    pub fn new(max: u32, grace: Duration) -> Self {
+        Self {
+            used: HashSet::new(),
+            next: 1,
+            max,
+            resting: VecDeque::new(),
+            grace,
+        }
+    }
+
+    /// Marks an id as used; false when it is used already or out of range.
+    pub fn claim(&mut self, id: u32) -> bool {
+        id >= 1 && id <= self.max && self.used.insert(id)
+    }
+
+    /// Takes an id: a new one while there are any, else the one that has rested longest.
+    pub fn allocate(&mut self, now: Instant) -> Option<u32> {
+        while self.next <= self.max {
+            let id = self.next;
+            self.next += 1;
+            if self.used.insert(id) {
+                return Some(id);
+            }
+        }
+        let (since, id) = *self.resting.front()?;
+        if now.duration_since(since) < self.grace {
+            return None;
+        }
+        self.resting.pop_front();
+        self.used.insert(id);
+        Some(id)
+    }
+
+    /// Gives an id back.
+    pub fn release(&mut self, id: u32, now: Instant) {
+        self.used.remove(&id);
+        if id < self.next {
+            self.resting.push_back((now, id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_used_once_and_again_only_after_a_rest() {
+        let now = Instant::now();
+        let grace = Duration::from_secs(5);
+        let mut ids = ServiceIds::new(3, grace);
+        assert!(ids.claim(2));
+        assert!(!ids.claim(2) && !ids.claim(0) && !ids.claim(4));
+        assert_eq!(
+            (ids.allocate(now), ids.allocate(now), ids.allocate(now)),
+            (Some(1), Some(3), None)
+        );
+        ids.release(2, now);
+        assert_eq!(ids.allocate(now), None);
+        assert_eq!(ids.allocate(now + grace), Some(2));
+    }
+
+    #[test]
+    fn an_adopted_id_that_is_released_comes_back() {
+        let now = Instant::now();
+        let mut ids = ServiceIds::new(2, Duration::ZERO);
+        assert!(ids.claim(2));
+        ids.release(2, now);
+        assert_eq!(
+            (ids.allocate(now), ids.allocate(now), ids.allocate(now)),
+            (Some(1), Some(2), None)
+        );
+    }
+}

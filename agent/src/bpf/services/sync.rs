@@ -1,0 +1,468 @@
+//! One level-triggered pass: what is desired against what was applied.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use causeway_abi::{
+    backend::{IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING},
+    service::{NO_BACKEND, SCOPE_CLUSTER, Service, ServiceKey, Slot},
+};
+use causeway_maps::{AddressExt as _, Protocol};
+
+use super::{
+    arena::{Arena, Range},
+    backends::{BackendIndexes, Held},
+    ids::ServiceIds,
+    maglev,
+    report::{NotApplied, Reason, SyncReport},
+    writer::{AdoptedBackend, AdoptedService, MapWriter},
+};
+use crate::bpf::desired::{BackendId, DesiredBackend, DesiredService, DesiredServices, VipId};
+
+/// How long freed things rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Grace {
+    /// Slots and service ids: longer than any BPF program runs.
+    pub slots: Duration,
+    /// Backends: long enough for connections to end gracefully.
+    pub backends: Duration,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self {
+            slots: Duration::from_secs(5),
+            backends: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the maps hold, as far as services go, and who owns what in them.
+#[derive(Debug)]
+pub struct ServiceSync {
+    applied: HashMap<ServiceKey, Applied>,
+    arena: Arena,
+    backends: BackendIndexes,
+    ids: ServiceIds,
+}
+
+/// A service in the maps.
+#[derive(Debug)]
+struct Applied {
+    vip: VipId,
+    name: String,
+    service: Service,
+    /// Its range of `SLOTS`; `None` when empty or, after adoption, not trustworthy.
+    range: Option<Range>,
+    /// Whether `service.service_id` is this service's alone; not so only after a botched adoption.
+    owns_id: bool,
+    /// Sorted.
+    members: Vec<BackendId>,
+    /// Adopted in a state that must be written anew whatever is desired.
+    stale: bool,
+}
+
+impl ServiceSync {
+    /// Nothing applied yet; sizes are those of the maps.
+    pub fn new(slots: u32, backends: u32, ids: u32, grace: Grace) -> Self {
+        Self {
+            applied: HashMap::new(),
+            arena: Arena::new(slots, grace.slots),
+            backends: BackendIndexes::new(backends, grace.backends),
+            ids: ServiceIds::new(ids, grace.slots),
+        }
+    }
+
+    /// Takes over what pinned maps hold; to be called once, before the first pass. Nothing is written or judged yet.
+    pub fn adopt(
+        &mut self,
+        backends: impl IntoIterator<Item = AdoptedBackend>,
+        services: impl IntoIterator<Item = AdoptedService>,
+        writer: &impl MapWriter,
+    ) {
+        for backend in backends {
+            self.backends.recover(backend.owner, backend.generation);
+        }
+        for adopted in services {
+            let applied = self.adopt_service(adopted, writer);
+            self.applied.insert(applied.0, applied.1);
+        }
+    }
+
+    fn adopt_service(&mut self, adopted: AdoptedService, writer: &impl MapWriter) -> (ServiceKey, Applied) {
+        let AdoptedService { key, service, name } = adopted;
+        let wanted = Range {
+            base: service.slot_base,
+            len: service.slot_count,
+        };
+        let range = (wanted.len > 0 && self.arena.claim(wanted)).then_some(wanted);
+        // A crash between two writes, or a map made anew beside old ones: such a service is written again in full.
+        let mut stale = (wanted.len > 0) != range.is_some();
+        let mut members = HashSet::new();
+        for index in range.into_iter().flat_map(|range| range.base..range.base + range.len) {
+            match self.backends.owner(writer.read_slot(index).backend) {
+                Some(id) => drop(members.insert(id)),
+                None => stale = true,
+            }
+        }
+        let owns_id = self.ids.claim(service.service_id);
+        stale |= !owns_id;
+        let mut members: Vec<_> = members.into_iter().collect();
+        members.sort_unstable();
+        for id in &members {
+            self.backends.acquire(*id);
+        }
+        let vip = VipId {
+            address: key.address.to_ip(),
+            port: u16::from_be(key.port_be),
+            protocol: Protocol(key.protocol),
+        };
+        (
+            key,
+            Applied {
+                vip,
+                name,
+                service,
+                range,
+                owns_id,
+                members,
+                stale,
+            },
+        )
+    }
+
+    /// Brings the maps to what is desired, which must be the complete list.
+    pub fn sync(&mut self, desired: &DesiredServices, now: Instant, writer: &mut impl MapWriter) -> SyncReport {
+        let mut report = SyncReport::default();
+        self.settle(now, writer, &mut report);
+        self.remove_services(desired, now, writer, &mut report);
+
+        let flags = backend_flags(desired);
+        self.update_flags(&flags, writer, &mut report);
+        for service in &desired.services {
+            if let Err(reason) = self.apply(service, &flags, now, writer, &mut report) {
+                report.not_applied.push(NotApplied {
+                    name: service.name.clone(),
+                    vip: service.vip,
+                    reason,
+                });
+            }
+        }
+        self.retire_backends(now, writer, &mut report);
+        report
+    }
+
+    /// Frees what has rested long enough.
+    fn settle(&mut self, now: Instant, writer: &mut impl MapWriter, report: &mut SyncReport) {
+        self.arena.settle(now);
+        let mut gone = HashSet::new();
+        for (id, held) in self.backends.settle(now) {
+            writer.withdraw_backend(held.index, &id);
+            report.backends_written += 1;
+            gone.insert(held.index);
+        }
+        if !gone.is_empty() {
+            for range in self.applied.values().filter_map(|applied| applied.range) {
+                writer.forget_previous(range, &gone);
+            }
+        }
+    }
+
+    /// Deletion, in reverse of creation: the entry of `SERVICES` first.
+    fn remove_services(
+        &mut self,
+        desired: &DesiredServices,
+        now: Instant,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) {
+        let wanted: HashSet<ServiceKey> = desired.services.iter().map(|service| key(&service.vip)).collect();
+        let unwanted: Vec<ServiceKey> = self
+            .applied
+            .keys()
+            .filter(|key| !wanted.contains(key))
+            .copied()
+            .collect();
+        for key in unwanted {
+            if let Err(error) = writer.remove_service(&key) {
+                if let Some(applied) = self.applied.get(&key) {
+                    let (name, vip) = (applied.name.clone(), applied.vip);
+                    report.not_applied.push(NotApplied {
+                        name,
+                        vip,
+                        reason: error.into(),
+                    });
+                }
+                continue;
+            }
+            report.services_removed += 1;
+            if let Some(applied) = self.applied.remove(&key) {
+                if applied.owns_id {
+                    writer.remove_name(applied.service.service_id);
+                    self.ids.release(applied.service.service_id, now);
+                }
+                self.let_go(applied.range, &applied.members, now);
+            }
+        }
+    }
+
+    /// The bits of backends that tables point to already, before any table is rebuilt: who is no longer desired takes no
+    /// new connection from here on.
+    fn update_flags(&self, flags: &HashMap<BackendId, u32>, writer: &mut impl MapWriter, report: &mut SyncReport) {
+        for (id, held) in self.backends.referenced() {
+            let flags = flags.get(&id).copied().unwrap_or_else(|| retired_flags(&id));
+            report.backends_written += usize::from(writer.set_backend(held, &id, flags));
+        }
+    }
+
+    fn apply(
+        &mut self,
+        desired: &DesiredService,
+        flags: &HashMap<BackendId, u32>,
+        now: Instant,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<(), Reason> {
+        let key = key(&desired.vip);
+        let mut members: Vec<BackendId> = desired.backends.iter().map(|backend| backend.id).collect();
+        members.sort_unstable();
+        members.dedup();
+
+        let current = self.applied.get(&key).filter(|applied| !applied.stale);
+        let same_table = current.filter(|applied| applied.members == members);
+        if let Some(applied) = same_table
+            && applied.name == desired.name
+            && applied.service.affinity_seconds == desired.affinity_seconds
+        {
+            return Ok(());
+        }
+        if let Some(applied) = same_table {
+            let (service, name) = (applied.service, applied.name.clone());
+            let service = Service {
+                affinity_seconds: desired.affinity_seconds,
+                ..service
+            };
+            if name != desired.name {
+                writer.put_name(service.service_id, &desired.name)?;
+            }
+            writer.put_service(&key, &service)?;
+            report.services_written += 1;
+            if let Some(applied) = self.applied.get_mut(&key) {
+                applied.service = service;
+                applied.name.clone_from(&desired.name);
+            }
+            return Ok(());
+        }
+
+        let held = self.acquire(&members)?;
+        for (id, held) in members.iter().zip(&held) {
+            let flags = flags.get(id).copied().unwrap_or(IN_USE);
+            report.backends_written += usize::from(writer.set_backend(*held, id, flags));
+        }
+        let range = match self.allocate(members.len()) {
+            Ok(range) => range,
+            Err(reason) => {
+                self.let_go(None, &members, now);
+                return Err(reason);
+            }
+        };
+        let result = self.publish(key, desired, &members, &held, range, now, writer, report);
+        if result.is_err() {
+            // Never visible to a program, but resting costs nothing.
+            self.let_go(range, &members, now);
+        }
+        result
+    }
+
+    /// Writes slots, name and at last the entry of `SERVICES`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of `apply`, split off so that its failure has one place"
+    )]
+    fn publish(
+        &mut self,
+        key: ServiceKey,
+        desired: &DesiredService,
+        members: &[BackendId],
+        held: &[Held],
+        range: Option<Range>,
+        now: Instant,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<(), Reason> {
+        let old = self.applied.get(&key);
+        let old_range = old.filter(|old| !old.stale).and_then(|old| old.range);
+        if let Some(range) = range {
+            report.slots_written += write_table(range, old_range, members, held, writer);
+        }
+        let kept_id = old.filter(|old| old.owns_id).map(|old| old.service.service_id);
+        let service_id = match kept_id {
+            Some(id) => id,
+            None => self.ids.allocate(now).ok_or(Reason::IdsFull)?,
+        };
+        let service = Service {
+            slot_base: range.map_or(0, |range| range.base),
+            slot_count: range.map_or(0, |range| range.len),
+            service_id,
+            flags: 0,
+            affinity_seconds: desired.affinity_seconds,
+        };
+        let written = (|| {
+            if kept_id.is_none() {
+                writer.clear_counters(service_id)?;
+            }
+            if kept_id.is_none() || old.is_none_or(|old| old.name != desired.name) {
+                writer.put_name(service_id, &desired.name)?;
+            }
+            writer.put_service(&key, &service)
+        })();
+        if let Err(error) = written {
+            if kept_id.is_none() {
+                writer.remove_name(service_id);
+                self.ids.release(service_id, now);
+            }
+            return Err(error.into());
+        }
+        report.services_written += 1;
+        let applied = Applied {
+            vip: desired.vip,
+            name: desired.name.clone(),
+            service,
+            range,
+            owns_id: true,
+            members: members.to_vec(),
+            stale: false,
+        };
+        if let Some(old) = self.applied.insert(key, applied) {
+            self.let_go(old.range, &old.members, now);
+        }
+        Ok(())
+    }
+
+    fn acquire(&mut self, members: &[BackendId]) -> Result<Vec<Held>, Reason> {
+        let mut held = Vec::with_capacity(members.len());
+        for id in members {
+            if let Some(one) = self.backends.acquire(*id) {
+                held.push(one);
+            } else {
+                for id in &members[..held.len()] {
+                    self.backends.release(id);
+                }
+                return Err(Reason::BackendsFull);
+            }
+        }
+        Ok(held)
+    }
+
+    /// A range for so many backends: the best size that fits. `None` for no backends.
+    fn allocate(&mut self, backends: usize) -> Result<Option<Range>, Reason> {
+        let sizes = maglev::sizes(backends);
+        if sizes.is_empty() {
+            return Err(Reason::TooManyBackends { backends });
+        }
+        if sizes == [0] {
+            return Ok(None);
+        }
+        let range = sizes.into_iter().find_map(|size| self.arena.allocate(size));
+        range.map(Some).ok_or(Reason::SlotsFull {
+            backends,
+            free: self.arena.free_slots(),
+        })
+    }
+
+    fn let_go(&mut self, range: Option<Range>, members: &[BackendId], now: Instant) {
+        if let Some(range) = range {
+            self.arena.release(range, now);
+        }
+        for id in members {
+            self.backends.release(id);
+        }
+    }
+
+    /// Starts the grace period of backends that no table points to any more.
+    fn retire_backends(&mut self, now: Instant, writer: &mut impl MapWriter, report: &mut SyncReport) {
+        for (id, held) in self.backends.retire_unreferenced(now) {
+            report.backends_written += usize::from(writer.set_backend(held, &id, retired_flags(&id)));
+        }
+    }
+}
+
+/// Writes a table into its range; answers the number of slots.
+fn write_table(
+    range: Range,
+    old: Option<Range>,
+    members: &[BackendId],
+    held: &[Held],
+    writer: &mut impl MapWriter,
+) -> usize {
+    let table = maglev::table(members, range.len);
+    for (position, member) in table.iter().enumerate() {
+        let position = position as u32;
+        let backend = held[*member as usize].index;
+        let previous = old.map_or(NO_BACKEND, |old| previous(position, range.len, old, backend, writer));
+        writer.write_slot(range.base + position, Slot { backend, previous });
+    }
+    table.len()
+}
+
+/// Whom the flows of a slot belonged to before: the slots of the old table that cover the same hashes (`hash × count >>
+/// 32`), of which one with another backend counts; if all had this backend already, whom they remember.
+fn previous(position: u32, len: u32, old: Range, backend: u32, writer: &impl MapWriter) -> u32 {
+    let (position, len, old_len) = (u64::from(position), u64::from(len), u64::from(old.len));
+    let first = position * old_len / len;
+    let last = ((position + 1) * old_len - 1) / len;
+    let covered = (first..=last).map(|slot| writer.read_slot(old.base + slot as u32));
+    let mut remembered = NO_BACKEND;
+    for slot in covered {
+        if slot.backend != backend {
+            return slot.backend;
+        }
+        if slot.previous != backend {
+            remembered = slot.previous;
+        }
+    }
+    remembered
+}
+
+fn key(vip: &VipId) -> ServiceKey {
+    ServiceKey {
+        address: causeway_abi::Address::from_ip(vip.address),
+        port_be: vip.port.to_be(),
+        protocol: vip.protocol.0,
+        scope: SCOPE_CLUSTER,
+    }
+}
+
+/// The flags of every desired backend. One that several services name is ready when all say so, terminating when any does.
+fn backend_flags(desired: &DesiredServices) -> HashMap<BackendId, u32> {
+    let mut flags = HashMap::new();
+    for backend in desired.services.iter().flat_map(|service| &service.backends) {
+        let own = own_flags(backend);
+        flags
+            .entry(backend.id)
+            .and_modify(|merged| *merged = (*merged | own) & (*merged & own | !READY))
+            .or_insert(own);
+    }
+    flags
+}
+
+fn own_flags(backend: &DesiredBackend) -> u32 {
+    let bit = |is: bool, bit: u32| if is { bit } else { 0 };
+    IN_USE
+        | bit(backend.ready || backend.id.ready_always, READY)
+        | bit(backend.terminating, TERMINATING)
+        | bit(backend.local, LOCAL)
+        | bit(backend.id.ready_always, READY_ALWAYS)
+}
+
+/// A backend that is no longer desired keeps its TCP flows for a grace period, and gets no new ones. Datagrams have no end
+/// to wait for, so a UDP backend stops at once.
+fn retired_flags(id: &BackendId) -> u32 {
+    if id.protocol == Protocol::TCP {
+        IN_USE | TERMINATING
+    } else {
+        0
+    }
+}

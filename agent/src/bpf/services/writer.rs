@@ -1,0 +1,190 @@
+//! The one seam between the planner and the kernel.
+
+use std::collections::HashSet;
+
+use causeway_abi::{
+    Address,
+    backend::{Backend, IN_USE, READY_ALWAYS},
+    counter::ServiceCounters,
+    service::{NO_BACKEND, Service, ServiceKey, ServiceName, Slot},
+};
+use causeway_maps::{AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, Table, view};
+
+use super::{arena::Range, backends::Held};
+use crate::bpf::{desired::BackendId, readiness::ReadinessHandle};
+
+/// What the planner does to the maps.
+pub trait MapWriter {
+    /// Writes the element of a backend, or only its flags when nothing else differs. Tells whether anything did.
+    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool;
+    /// Frees an element; its generation stays.
+    fn withdraw_backend(&mut self, index: u32, id: &BackendId);
+    /// A slot as it is.
+    fn read_slot(&self, index: u32) -> Slot;
+    /// Writes a slot.
+    fn write_slot(&mut self, index: u32, slot: Slot);
+    /// Makes the slots of a range forget that they belonged to these backends.
+    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>);
+    /// Writes a service in one step.
+    fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError>;
+    /// Removes a service.
+    fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError>;
+    /// Sets the name of a service id.
+    fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError>;
+    /// Removes the name of a service id; a name left over is overwritten when the id is used again.
+    fn remove_name(&mut self, service_id: u32);
+    /// Sets the counters of a service id to zero.
+    fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError>;
+}
+
+/// An element of `BACKENDS` as found.
+#[derive(Clone, Copy, Debug)]
+pub struct AdoptedBackend {
+    /// Whose it is; `None` when free.
+    pub owner: Option<BackendId>,
+    /// Its generation.
+    pub generation: u32,
+}
+
+/// An entry of `SERVICES` as found.
+#[derive(Clone, Debug)]
+pub struct AdoptedService {
+    /// Key.
+    pub key: ServiceKey,
+    /// Value.
+    pub service: Service,
+    /// "namespace/name:port"; empty when the name is missing.
+    pub name: String,
+}
+
+/// Writes pinned maps.
+pub(in crate::bpf) struct PinnedWriter {
+    services: Table<ServiceKey, Service>,
+    names: Table<u32, ServiceName>,
+    counters: CounterArray<ServiceCounters>,
+    slots: MappedArray<Slot>,
+    readiness: ReadinessHandle,
+}
+
+impl PinnedWriter {
+    /// Opens further handles on the maps.
+    pub(in crate::bpf) fn open(maps: PinnedMaps, readiness: ReadinessHandle) -> Self {
+        let PinnedMaps {
+            services,
+            service_names,
+            service_counters,
+            slots,
+            ..
+        } = maps;
+        Self {
+            services,
+            names: service_names,
+            counters: service_counters,
+            slots,
+            readiness,
+        }
+    }
+
+    /// The entries of `SERVICES`.
+    pub(in crate::bpf) fn adopted_services(&self) -> Result<Vec<AdoptedService>, MapsError> {
+        self.services
+            .entries()?
+            .into_iter()
+            .map(|(key, service)| {
+                let name = self
+                    .names
+                    .get(&service.service_id)?
+                    .as_ref()
+                    .map(view::name_text)
+                    .unwrap_or_default();
+                Ok(AdoptedService { key, service, name })
+            })
+            .collect()
+    }
+}
+
+/// The elements of `BACKENDS` up to the last that was ever used.
+pub(in crate::bpf) fn adopted_backends(backends: &MappedArray<Backend>) -> Vec<AdoptedBackend> {
+    let elements: Vec<Backend> = (0..backends.len()).filter_map(|index| backends.read(index)).collect();
+    let used = elements
+        .iter()
+        .rposition(|backend| backend.generation != 0)
+        .map_or(0, |last| last + 1);
+    let adopted = |backend: &Backend| AdoptedBackend {
+        owner: owner(backend),
+        generation: backend.generation,
+    };
+    elements[..used].iter().map(adopted).collect()
+}
+
+/// Whose an element is.
+pub(in crate::bpf) fn owner(backend: &Backend) -> Option<BackendId> {
+    (backend.flags & IN_USE != 0).then(|| BackendId {
+        address: backend.address.to_ip(),
+        port: u16::from_be(backend.port_be),
+        protocol: Protocol(backend.protocol),
+        ready_always: backend.flags & READY_ALWAYS != 0,
+    })
+}
+
+/// The element of a backend.
+pub(in crate::bpf) fn element(held: Held, id: &BackendId, flags: u32) -> Backend {
+    Backend {
+        address: Address::from_ip(id.address),
+        port_be: id.port.to_be(),
+        protocol: id.protocol.0,
+        reserved: 0,
+        flags,
+        generation: held.generation,
+        weight: 1,
+        node_v4_be: 0,
+    }
+}
+
+impl MapWriter for PinnedWriter {
+    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
+        self.readiness.publish(held, id, flags)
+    }
+
+    fn withdraw_backend(&mut self, index: u32, id: &BackendId) {
+        self.readiness.withdraw(index, id);
+    }
+
+    fn read_slot(&self, index: u32) -> Slot {
+        self.slots.read(index).unwrap_or(Slot {
+            backend: NO_BACKEND,
+            previous: NO_BACKEND,
+        })
+    }
+
+    fn write_slot(&mut self, index: u32, slot: Slot) {
+        self.slots.write(index, &slot);
+    }
+
+    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>) {
+        self.slots
+            .forget_previous(range.base, range.len, |backend| gone.contains(&backend));
+    }
+
+    fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError> {
+        self.services.insert(key, service)
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError> {
+        self.services.remove(key).map(drop)
+    }
+
+    fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError> {
+        self.names.insert(&service_id, &view::name_value(name))
+    }
+
+    fn remove_name(&mut self, service_id: u32) {
+        if let Err(error) = self.names.remove(&service_id) {
+            tracing::debug!(service_id, %error, "a service's name stays behind");
+        }
+    }
+
+    fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError> {
+        self.counters.clear(service_id)
+    }
+}
