@@ -39,7 +39,7 @@ impl Registry {
         self.mutate(kind, namespace, name, preconditions, dry_run, |old| {
             let mut document = manifest::to_json(old);
             patch.apply(kind, old, &mut document)?;
-            let new = from_json(kind, old, document)?;
+            let new = from_json(kind, document)?;
             refuse_other_version(kind, &new, old)?;
             replace(kind, new, old)
         })
@@ -191,7 +191,7 @@ impl Given {
             .and_then(|text| serde_json::from_str(text).ok())
             .unwrap_or(Value::Null);
         let merged = three_way(&original, &self.json, &current);
-        let mut new = from_json(self.kind, old, merged)?;
+        let mut new = from_json(self.kind, merged)?;
         let annotation = self.json.to_string();
         meta_of(&mut new)
             .annotations
@@ -232,7 +232,7 @@ pub(super) fn kind_of_manifest(text: &str) -> Option<Kind> {
     Kind::from_str(&head.kind).ok()
 }
 
-fn from_json(kind: Kind, old: &Object, document: Value) -> Result<Object, ApiError> {
+fn from_json(kind: Kind, document: Value) -> Result<Object, ApiError> {
     let new = manifest::from_json(document).map_err(malformed)?;
     if new.kind() != Some(kind) {
         return Err(ApiError::BadRequest {

@@ -38,13 +38,13 @@ impl Claim {
 
 impl Registry {
     /// The VIP that a new object needs, written into it; `None` if it is not a service or is headless.
-    pub(super) fn vip_of_new(&self, object: &mut Object) -> Result<Option<Claim>, ApiError> {
+    pub(super) async fn vip_of_new(&self, object: &mut Object) -> Result<Option<Claim>, ApiError> {
         let Some(service) = Service::from_object_ref(object) else {
             return Ok(None);
         };
         match service.spec.as_ref().map_or("", |spec| &spec.cluster_ip) {
             HEADLESS => Ok(None),
-            "" => self.propose_vip(object).map(Some),
+            "" => self.free_vip(object).await.map(Some),
             text => match text.parse() {
                 Ok(ip) if self.vips().contains(ip) => Ok(Some(Claim::Requested(ip))),
                 _ => {
@@ -87,14 +87,19 @@ impl Registry {
                     format!("failed to allocate IP {ip}: the provided IP is already allocated to service {owner}");
                 Err(refused(object, &ip.to_string(), &rule))
             }
-            Claim::Proposed(_) => match self.propose_vip(object) {
-                Err(ApiError::RangeExhausted { .. }) => {
-                    // Other control replicas may have released some.
-                    self.vips().reload(self.store()).await?;
-                    self.propose_vip(object)
-                }
-                found => found,
-            },
+            Claim::Proposed(_) => self.free_vip(object).await,
+        }
+    }
+
+    /// An address that the store may have free.
+    async fn free_vip(&self, object: &mut Object) -> Result<Claim, ApiError> {
+        match self.propose_vip(object) {
+            Err(ApiError::RangeExhausted { .. }) => {
+                // Other control replicas may have released some, or a write that failed here was not done after all.
+                self.vips().reload(self.store()).await?;
+                self.propose_vip(object)
+            }
+            found => found,
         }
     }
 

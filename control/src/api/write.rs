@@ -67,7 +67,7 @@ impl Registry {
     /// Stores a checked object: with its VIP if it is a service, in a namespace that takes new objects.
     async fn insert(&self, kind: Kind, mut object: Object, dry_run: bool) -> Result<Object, ApiError> {
         let key = object_key(kind, &object);
-        let mut vip = self.vip_of_new(&mut object)?;
+        let mut vip = self.vip_of_new(&mut object).await?;
         loop {
             let mut transaction = Transaction::new().when(&key, 0).put(&key, stored::encode(&object));
             if let Some(namespace) = self.namespace_for(kind, &object).await? {
