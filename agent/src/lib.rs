@@ -6,11 +6,16 @@
 //! Invariant: nothing in here is needed for a packet to be forwarded or for a container to go on running. The agent may be
 //! killed at any instant.
 
+pub mod api;
 pub mod bpf;
 pub mod caps;
 pub mod cgroup;
+pub mod config;
 pub mod image;
+pub mod metrics;
 pub mod net;
 pub mod probe;
 pub mod reconcile;
 pub mod runtime;
+pub mod start;
+pub mod watch;

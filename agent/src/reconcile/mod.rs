@@ -1,4 +1,8 @@
 //! Reconcilers: level-triggered loops, each a pure planner and an executor.
 
+pub mod datapath;
+pub mod events;
+pub mod node;
 pub mod pods;
+pub mod routes;
 pub mod services;

@@ -9,8 +9,9 @@ use causeway_proto::v1::{Container, ObjectMeta, Pod, PodSpec};
 
 use super::{
     backoff::Backoff,
-    model::{ContainerView, Exit, PodView, Run, Sandbox, Verdict},
+    model::{ContainerView, PodView, Run, Sandbox, Verdict},
 };
+use crate::runtime::{Exit, ExitReason};
 
 /// Seconds after the tests' beginning of time.
 pub fn at(seconds: u64) -> SystemTime {
@@ -94,10 +95,9 @@ pub fn running(pod: &Pod) -> PodView<'_> {
 /// A run from second 1 to second 5.
 pub fn exited(code: i32) -> Run {
     Run::Exited(Exit {
-        code,
+        exit_code: code,
         signal: 0,
-        oom_killed: false,
-        reason: None,
+        reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
         message: String::new(),
         started_at: at(1),
         finished_at: at(5),

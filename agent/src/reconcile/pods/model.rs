@@ -9,46 +9,11 @@ use causeway_proto::v1::{Container, Pod, PodSpec};
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Backoff, Policy};
+use crate::runtime::Exit;
 
-/// How one run of a container ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Exit {
-    /// Exit code; 128 + signal for a killed process, as a shell says it.
-    pub code: i32,
-    /// Signal that ended it, or 0.
-    pub signal: i32,
-    /// The kernel killed it for its memory limit.
-    pub oom_killed: bool,
-    /// Overrides the reason that follows from the other fields.
-    pub reason: Option<String>,
-    /// For people; may be empty.
-    pub message: String,
-    /// Beginning of the run.
-    pub started_at: SystemTime,
-    /// End of the run.
-    pub finished_at: SystemTime,
-}
-
-impl Exit {
-    /// Exit code 0.
-    pub fn succeeded(&self) -> bool {
-        self.code == 0
-    }
-
-    /// How long it ran.
-    pub fn ran(&self) -> Duration {
-        self.finished_at.duration_since(self.started_at).unwrap_or_default()
-    }
-
-    /// Kubernetes' word for it.
-    pub fn reason(&self) -> &str {
-        match &self.reason {
-            Some(reason) => reason,
-            None if self.oom_killed => "OOMKilled",
-            None if self.succeeded() => "Completed",
-            None => "Error",
-        }
-    }
+/// Exit code 0.
+pub fn succeeded(exit: &Exit) -> bool {
+    exit.exit_code == 0
 }
 
 /// Where a container's present run stands.
@@ -233,7 +198,7 @@ impl RestartPolicy {
     pub fn restarts(self, exit: &Exit) -> bool {
         match self {
             Self::Always => true,
-            Self::OnFailure => !exit.succeeded(),
+            Self::OnFailure => !succeeded(exit),
             Self::Never => false,
         }
     }
@@ -252,14 +217,14 @@ impl PodView<'_> {
 
     /// Whether every init container has done its work.
     pub fn initialized(&self) -> bool {
-        self.init.iter().all(|container| container.exit().is_some_and(Exit::succeeded))
+        self.init.iter().all(|container| container.exit().is_some_and(succeeded))
     }
 
     /// Whether and how the pod has ended for good.
     pub fn finished(&self) -> Option<Finished> {
         let policy = self.restart_policy();
         let init_failed =
-            |container: &ContainerView<'_>| container.exit().is_some_and(|exit| !exit.succeeded()) && policy == RestartPolicy::Never;
+            |container: &ContainerView<'_>| container.exit().is_some_and(|exit| !succeeded(exit)) && policy == RestartPolicy::Never;
         if self.init.iter().any(init_failed) {
             return Some(Finished::Failed);
         }
@@ -267,7 +232,7 @@ impl PodView<'_> {
         if !self.initialized() || !self.containers.iter().all(ended) {
             return None;
         }
-        let well = self.containers.iter().all(|container| container.exit().is_some_and(Exit::succeeded));
+        let well = self.containers.iter().all(|container| container.exit().is_some_and(succeeded));
         Some(if well { Finished::Succeeded } else { Finished::Failed })
     }
 }

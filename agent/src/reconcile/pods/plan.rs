@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     backoff::{Backoff, Policy},
-    model::{ContainerView, Delays, Exit, PodView, RestartPolicy, Run, Sandbox, Termination},
+    model::{ContainerView, Delays, PodView, RestartPolicy, Run, Sandbox, Termination, succeeded},
 };
 
 /// One step. Containers are named; names are unique in a pod.
@@ -103,9 +103,13 @@ fn run(plan: &mut Plan, view: &PodView<'_>, delays: &Delays, now: SystemTime) {
             plan.act(Action::CreateSandbox);
         }
         plan.act(Action::AttachNetwork);
+        if view.sandbox != Sandbox::Alive && !view.init.is_empty() {
+            // In a new sandbox the pod begins at its beginning; the executor resets the init containers, then asks again.
+            return;
+        }
     }
     let policy = view.restart_policy();
-    if let Some(container) = view.init.iter().find(|container| !container.exit().is_some_and(Exit::succeeded)) {
+    if let Some(container) = view.init.iter().find(|container| !container.exit().is_some_and(succeeded)) {
         // One after the other; the next begins when this one has succeeded. An init container is never "done" by failing.
         let policy = if policy == RestartPolicy::Never { policy } else { RestartPolicy::OnFailure };
         keep_running(plan, view, container, policy, delays, now);

@@ -15,10 +15,8 @@ use std::{
 use causeway_proto::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    backoff::Backoff,
-    model::{Exit, Run},
-};
+use super::{backoff::Backoff, model::Run};
+use crate::runtime::Exit;
 
 /// Layout of the file; another number is refused, never guessed at.
 const VERSION: u32 = 1;
@@ -65,6 +63,10 @@ pub struct ContainerRecord {
     pub image_id: String,
     /// Identity of the present or last run.
     pub container_id: String,
+    /// Start-up of the present run is over. Kept so that a restarted agent takes nothing out of service.
+    pub started: bool,
+    /// The present run takes traffic. Likewise.
+    pub ready: bool,
 }
 
 impl Record {
@@ -167,6 +169,12 @@ impl Records {
         Ok((records, errors))
     }
 
+    /// The record of pod `uid`, if there is one.
+    pub fn get(&self, uid: &str) -> Result<Option<Record>, RecordError> {
+        let path = self.path(uid);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    }
+
     /// Writes a record durably.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(record.uid());
@@ -234,6 +242,8 @@ mod tests {
         let (loaded, errors) = records.load().unwrap();
         assert_eq!(loaded, [record("a")]);
         assert!(errors.is_empty());
+        assert_eq!(records.get("a").unwrap(), Some(record("a")));
+        assert_eq!(records.get("b").unwrap(), None);
     }
 
     #[test]

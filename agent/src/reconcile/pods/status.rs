@@ -10,8 +10,9 @@ use prost_types::Timestamp;
 
 use super::{
     backoff::Policy,
-    model::{ContainerView, Exit, Finished, PodView, RestartPolicy, Run},
+    model::{ContainerView, Finished, PodView, RestartPolicy, Run, succeeded},
 };
+use crate::runtime::Exit;
 
 /// Computes the status. Times of conditions that did not change are taken from `before`, and so is what others own.
 pub fn status(view: &PodView<'_>, before: &PodStatus, restart: &Policy, now: SystemTime) -> PodStatus {
@@ -32,7 +33,7 @@ pub fn status(view: &PodView<'_>, before: &PodStatus, restart: &Policy, now: Sys
         host_ip: view.host_ip.to_owned(),
         pod_ips: if pod_ip.is_empty() { Vec::new() } else { vec![PodIp { ip: pod_ip.clone() }] },
         pod_ip,
-        start_time: Some(before.start_time.unwrap_or_else(|| view.start_time.into())),
+        start_time: Some(before.start_time.unwrap_or_else(|| stamp(view.start_time))),
         container_statuses: containers,
         init_container_statuses: init,
         qos_class: before.qos_class.clone(),
@@ -62,7 +63,7 @@ fn conditions(
         (true, Some(Finished::Succeeded)) => (true, "PodCompleted", String::new()),
         (true, _) => (true, "", String::new()),
         (false, _) => {
-            let waiting = view.init.iter().filter(|c| !c.exit().is_some_and(Exit::succeeded));
+            let waiting = view.init.iter().filter(|c| !c.exit().is_some_and(succeeded));
             let list = names(waiting.map(|c| c.spec.name.as_str()).collect());
             (false, "ContainersNotInitialized", format!("containers with incomplete status: {list}"))
         }
@@ -98,7 +99,7 @@ fn condition(
         r#type: kind.to_owned(),
         status: status.to_owned(),
         last_heartbeat_time: None,
-        last_transition_time: same.and_then(|c| c.last_transition_time).or_else(|| Some(now.into())),
+        last_transition_time: same.and_then(|c| c.last_transition_time).or_else(|| Some(stamp(now))),
         reason: reason.to_owned(),
         message,
     }
@@ -112,7 +113,7 @@ fn container_status(
     now: SystemTime,
 ) -> ContainerStatus {
     let (state, last_state) = states(view, container, init, restart, now);
-    let done = container.exit().is_some_and(Exit::succeeded);
+    let done = container.exit().is_some_and(succeeded);
     ContainerStatus {
         name: container.spec.name.clone(),
         state: Some(state),
@@ -138,7 +139,7 @@ fn states(
     let last = container.last_exit.as_ref().map(terminated);
     match &container.run {
         Run::Running { started_at } => {
-            let running = Some(ContainerStateRunning { started_at: Some((*started_at).into()) });
+            let running = Some(ContainerStateRunning { started_at: Some(stamp(*started_at)) });
             (ContainerState { running, ..ContainerState::default() }, last)
         }
         Run::Never => {
@@ -182,14 +183,19 @@ fn waiting(reason: &str, message: String) -> ContainerState {
 
 fn terminated(exit: &Exit) -> ContainerState {
     let terminated = Some(ContainerStateTerminated {
-        exit_code: exit.code,
+        exit_code: exit.exit_code,
         signal: exit.signal,
-        reason: exit.reason().to_owned(),
+        reason: exit.reason.as_str().to_owned(),
         message: exit.message.clone(),
-        started_at: Some(Timestamp::from(exit.started_at)),
-        finished_at: Some(Timestamp::from(exit.finished_at)),
+        started_at: Some(stamp(exit.started_at)),
+        finished_at: Some(stamp(exit.finished_at)),
     });
     ContainerState { terminated, ..ContainerState::default() }
+}
+
+/// Whole seconds, as Kubernetes stamps its objects.
+fn stamp(time: SystemTime) -> Timestamp {
+    Timestamp { nanos: 0, ..time.into() }
 }
 
 #[cfg(test)]

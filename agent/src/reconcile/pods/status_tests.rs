@@ -8,6 +8,7 @@ use super::{
     },
     *,
 };
+use crate::runtime::ExitReason;
 
 const RESTART: Policy =
     Policy { base: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) };
@@ -115,14 +116,14 @@ fn a_crash_loop_is_named_and_keeps_the_last_end() {
 fn ends_are_named_by_their_cause() {
     let pod = pod("Never", &[], &["web"]);
     let mut view = running(&pod);
-    for (code, oom, reason, want) in [
-        (0, false, None, "Completed"),
-        (2, false, None, "Error"),
-        (137, true, None, "OOMKilled"),
-        (137, false, Some("ContainerStatusUnknown"), "ContainerStatusUnknown"),
+    for (reason, want) in [
+        (ExitReason::Completed, "Completed"),
+        (ExitReason::Error, "Error"),
+        (ExitReason::OomKilled, "OOMKilled"),
+        (ExitReason::ContainerStatusUnknown, "ContainerStatusUnknown"),
     ] {
-        let Run::Exited(exit) = exited(code) else { unreachable!() };
-        view.containers[0].run = Run::Exited(Exit { oom_killed: oom, reason: reason.map(str::to_owned), ..exit });
+        let Run::Exited(exit) = exited(137) else { unreachable!() };
+        view.containers[0].run = Run::Exited(Exit { reason, ..exit });
         let state = compute(&view).container_statuses[0].state.clone().unwrap();
         assert_eq!(state.terminated.unwrap().reason, want);
     }

@@ -1,0 +1,5 @@
+//! What the agent serves: metrics and health over HTTP, health over gRPC. Nothing here is needed for pods or packets.
+
+pub mod datapath;
+pub mod grpc;
+pub mod http;

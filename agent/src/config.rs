@@ -1,0 +1,381 @@
+//! Command line and environment of `causeway-agent`.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    bpf::MapSizes,
+    image::cli::ImageCommand,
+    reconcile::pods::{address::Prefix, backoff, model::Delays},
+};
+
+/// The node agent of Causeway: runs the pods bound to its node and keeps the node's eBPF data path.
+#[derive(Debug, Parser)]
+#[command(name = "causeway-agent", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of one node, in the network namespace it is started in.
+    ///
+    /// SIGTERM and SIGINT end the agent only: its pods and its data path go on, and the next start takes them over.
+    Run(Box<Run>),
+    /// Manage the images of a node.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Try everything the agent needs of this machine and print what was found.
+    Check,
+}
+
+/// Parameters of a node. Everything the agent makes on a machine hangs on them, so several nodes fit on one.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Name of the cluster; default directories and cgroups are below it.
+    #[arg(long, env = "CAUSEWAY_CLUSTER", default_value = "dev")]
+    pub cluster: String,
+    /// Name of the node [default: the host's name].
+    #[arg(long, env = "CAUSEWAY_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Control plane: http://HOST:PORT or unix:///PATH [default: unix:///run/causeway/CLUSTER/control.sock].
+    #[arg(long, env = "CAUSEWAY_CONTROL")]
+    pub control: Option<String>,
+    /// Address by which other nodes reach this one [default: the uplink's first IPv4 address].
+    #[arg(long, env = "CAUSEWAY_NODE_IP")]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Interface that leads to the other nodes [default: that of the default route].
+    #[arg(long, env = "CAUSEWAY_UPLINK")]
+    pub uplink: Option<String>,
+    /// State directory [default: /var/lib/causeway/CLUSTER/NODE].
+    #[arg(long, env = "CAUSEWAY_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The node's cgroup below every hierarchy's root [default: causeway/CLUSTER/NODE].
+    #[arg(long, env = "CAUSEWAY_CGROUP")]
+    pub cgroup: Option<String>,
+    /// Where bpffs is, or is to be, mounted; pins go to causeway/CLUSTER/NODE below it.
+    #[arg(long, env = "CAUSEWAY_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Where the agent's gRPC API (health) listens.
+    #[arg(long, env = "CAUSEWAY_LISTEN", default_value = "0.0.0.0:6560")]
+    pub listen: SocketAddr,
+    /// Where /metrics and /healthz are served.
+    #[arg(long, env = "CAUSEWAY_METRICS_LISTEN", default_value = "127.0.0.1:6561")]
+    pub metrics_listen: SocketAddr,
+    /// UDP port of the tunnel between nodes.
+    #[arg(long, env = "CAUSEWAY_VXLAN_PORT", default_value_t = 8472)]
+    pub vxlan_port: u16,
+    /// VXLAN network identifier.
+    #[arg(long, env = "CAUSEWAY_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub vni: u32,
+    /// Range that holds the pods of all nodes.
+    #[arg(long, env = "CAUSEWAY_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Prefix,
+    /// Time between heartbeats.
+    #[arg(long, env = "CAUSEWAY_HEARTBEAT_INTERVAL", default_value = "2s", value_parser = duration)]
+    pub heartbeat_interval: Duration,
+    /// Most pods on this node.
+    #[arg(long, env = "CAUSEWAY_MAX_PODS", default_value_t = 110)]
+    pub max_pods: u32,
+    /// Processors that pods may use, in thousandths [default: all].
+    #[arg(long, env = "CAUSEWAY_CPU_MILLIS")]
+    pub cpu_millis: Option<u64>,
+    /// Memory that pods may use, in bytes [default: all].
+    #[arg(long, env = "CAUSEWAY_MEMORY_BYTES")]
+    pub memory_bytes: Option<u64>,
+    /// Most processes and threads in one pod.
+    #[arg(long, env = "CAUSEWAY_POD_PIDS", default_value_t = 4096)]
+    pub pod_pids: u64,
+    /// File that becomes the pods' /etc/resolv.conf.
+    #[arg(long, env = "CAUSEWAY_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+    /// Restart delays.
+    #[command(flatten)]
+    pub restart: Restart,
+    /// Map sizes.
+    #[command(flatten)]
+    pub maps: Maps,
+    /// What to log: a level, or directives such as "info,causeway_agent::bpf=debug".
+    #[arg(long, env = "CAUSEWAY_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines look.
+    #[arg(long, env = "CAUSEWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Delays of restarts.
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Delay before the second restart of a crashing container; it doubles from there.
+    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_BASE", default_value = "10s", value_parser = duration)]
+    pub restart_backoff_base: Duration,
+    /// Longest delay before a restart.
+    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_MAX", default_value = "5m", value_parser = duration)]
+    pub restart_backoff_max: Duration,
+    /// A container that ran this long starts afresh.
+    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_RESET", default_value = "10m", value_parser = duration)]
+    pub restart_backoff_reset: Duration,
+    /// Time between taking an ending pod out of services and asking its containers to end.
+    #[arg(long, env = "CAUSEWAY_DRAIN_DELAY", default_value = "500ms", value_parser = duration)]
+    pub drain_delay: Duration,
+}
+
+/// Sizes of the BPF maps, fixed when they are first made.
+#[derive(Debug, Args)]
+pub struct Maps {
+    /// Service ports.
+    #[arg(long, env = "CAUSEWAY_MAP_SERVICES", default_value_t = MapSizes::default().services)]
+    pub map_services: u32,
+    /// Slots of all services' Maglev tables.
+    #[arg(long, env = "CAUSEWAY_MAP_SLOTS", default_value_t = MapSizes::default().slots)]
+    pub map_slots: u32,
+    /// Backends.
+    #[arg(long, env = "CAUSEWAY_MAP_BACKENDS", default_value_t = MapSizes::default().backends)]
+    pub map_backends: u32,
+    /// Pods of this node.
+    #[arg(long, env = "CAUSEWAY_MAP_PODS", default_value_t = MapSizes::default().pods)]
+    pub map_pods: u32,
+    /// Pod ranges of other nodes.
+    #[arg(long, env = "CAUSEWAY_MAP_ROUTES", default_value_t = MapSizes::default().routes)]
+    pub map_routes: u32,
+    /// Flow directions of established traffic that no socket hook saw.
+    #[arg(long, env = "CAUSEWAY_MAP_CONNTRACK", default_value_t = MapSizes::default().conntrack)]
+    pub map_conntrack: u32,
+    /// Flow directions of such traffic of which only the client was seen.
+    #[arg(long, env = "CAUSEWAY_MAP_CONNTRACK_NEW", default_value_t = MapSizes::default().conntrack_new)]
+    pub map_conntrack_new: u32,
+    /// Unconnected UDP sockets times the backends they sent to.
+    #[arg(long, env = "CAUSEWAY_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
+    pub map_socket_replies: u32,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The parameters with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Node name.
+    pub node_name: String,
+    /// Control plane.
+    pub control: String,
+    /// Underlay address.
+    pub node_ip: Ipv4Addr,
+    /// Uplink.
+    pub uplink: String,
+    /// State directory.
+    pub state_dir: PathBuf,
+    /// cgroup path below every hierarchy's root.
+    pub cgroup: String,
+    /// Directory of the pins below the bpffs root.
+    pub pin_dir: PathBuf,
+}
+
+/// A parameter is missing or makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No name.
+    #[error("the host has no usable name; give one with --node-name")]
+    NoName,
+    /// A name that cannot be part of paths and of API objects.
+    #[error("{what} \"{name}\" must be a DNS label: lower-case letters, digits and '-', at most 63")]
+    BadName {
+        /// Which name.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// No default route.
+    #[error("there is no default route to tell the uplink by; give it with --uplink")]
+    NoUplink,
+    /// No address.
+    #[error("interface {0} does not exist in this network namespace or has no IPv4 address; give one with --node-ip")]
+    NoAddress(String),
+}
+
+impl Run {
+    /// Fills in the defaults that depend on the machine.
+    pub fn resolve(&self) -> Result<Config, ConfigError> {
+        let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let node_name = self.node_name.clone().or_else(host).filter(|name| !name.is_empty()).ok_or(ConfigError::NoName)?;
+        for (what, name) in [("node name", &node_name), ("cluster name", &self.cluster)] {
+            if !is_label(name) {
+                return Err(ConfigError::BadName { what, name: name.clone() });
+            }
+        }
+        let uplink = match &self.uplink {
+            Some(uplink) => uplink.clone(),
+            None => default_route().ok_or(ConfigError::NoUplink)?,
+        };
+        let node_ip = match self.node_ip {
+            Some(address) => address,
+            None => first_address(&uplink).ok_or_else(|| ConfigError::NoAddress(uplink.clone()))?,
+        };
+        let own = format!("causeway/{}/{node_name}", self.cluster);
+        Ok(Config {
+            control: self
+                .control
+                .clone()
+                .unwrap_or_else(|| format!("unix:///run/causeway/{}/control.sock", self.cluster)),
+            state_dir: self.state_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib").join(&own)),
+            cgroup: self.cgroup.clone().unwrap_or_else(|| own.clone()),
+            pin_dir: causeway_maps::pins::node_dir(&self.bpffs, &self.cluster, &node_name),
+            node_name,
+            node_ip,
+            uplink,
+        })
+    }
+
+    /// Delays of the pods' planner.
+    pub fn delays(&self) -> Delays {
+        Delays {
+            restart: backoff::Policy {
+                base: self.restart.restart_backoff_base,
+                max: self.restart.restart_backoff_max,
+                reset_after: self.restart.restart_backoff_reset,
+            },
+            drain: self.restart.drain_delay,
+            ..Delays::default()
+        }
+    }
+
+    /// Sizes of the maps.
+    pub fn map_sizes(&self) -> MapSizes {
+        MapSizes {
+            services: self.maps.map_services,
+            slots: self.maps.map_slots,
+            backends: self.maps.map_backends,
+            pods: self.maps.map_pods,
+            routes: self.maps.map_routes,
+            conntrack: self.maps.map_conntrack,
+            conntrack_new: self.maps.map_conntrack_new,
+            socket_replies: self.maps.map_socket_replies,
+        }
+    }
+}
+
+fn is_label(name: &str) -> bool {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&name.len()) && name.chars().all(inside) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// The interface of the IPv4 default route, in this network namespace.
+fn default_route() -> Option<String> {
+    parse_default_route(&fs::read_to_string("/proc/thread-self/net/route").ok()?)
+}
+
+/// Columns: interface, destination, gateway, flags, …, mask (proc_pid_net(5)).
+fn parse_default_route(table: &str) -> Option<String> {
+    table.lines().skip(1).find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        (columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")).then(|| columns[0].to_owned())
+    })
+}
+
+fn first_address(interface: &str) -> Option<Ipv4Addr> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?;
+    let of_interface = addresses.filter(|address| address.interface_name == interface);
+    of_interface.filter_map(|address| address.address?.as_sockaddr_in().map(|address| address.ip())).next()
+}
+
+/// "250ms", "10s", "5m", "1h".
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| "must be a number with a unit, such as 10s".to_owned())?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    let duration = match &text[digits..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => return Err("must have a unit: ms, s, m or h".to_owned()),
+    };
+    duration.ok_or_else(|| "is too long".to_owned())
+}
+
+impl Config {
+    /// The underlay address.
+    pub fn node_address(&self) -> IpAddr {
+        IpAddr::V4(self.node_ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Run {
+        let all = ["causeway-agent", "run"].iter().chain(arguments);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn paths_follow_from_cluster_and_node() {
+        let config = run(&["--cluster", "c1", "--node-name", "n1", "--uplink", "lo"]).resolve().unwrap();
+        assert_eq!(config.state_dir, PathBuf::from("/var/lib/causeway/c1/n1"));
+        assert_eq!(config.pin_dir, PathBuf::from("/sys/fs/bpf/causeway/c1/n1"));
+        assert_eq!(config.cgroup, "causeway/c1/n1");
+        assert_eq!(config.control, "unix:///run/causeway/c1/control.sock");
+        assert_eq!(config.node_ip, Ipv4Addr::LOCALHOST);
+    }
+
+    #[test]
+    fn names_that_are_no_labels_are_refused() {
+        for name in ["N1", "a/b", "..", "-a", "a-", ""] {
+            let error = run(&["--node-name", name, "--cluster", "c", "--uplink", "lo"]).resolve();
+            let named = error.as_ref().is_err_and(|e| matches!(e, ConfigError::BadName { .. }));
+            assert!(named || name.is_empty(), "{name}: {error:?}");
+        }
+        let error = run(&["--node-name", "n", "--uplink", "cw-none"]).resolve().unwrap_err();
+        assert!(matches!(error, ConfigError::NoAddress(name) if name == "cw-none"));
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["5", "s", "", "1d", "-1s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_uplink_is_the_default_routes_interface() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                     cw0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+                     eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(parse_default_route(table).as_deref(), Some("eth0"));
+        assert_eq!(parse_default_route("Iface\n"), None);
+    }
+
+    #[test]
+    fn restart_delays_come_from_the_command_line() {
+        let delays = run(&["--restart-backoff-base", "1s", "--drain-delay", "0s"]).delays();
+        assert_eq!((delays.restart.base, delays.drain), (Duration::from_secs(1), Duration::ZERO));
+    }
+}

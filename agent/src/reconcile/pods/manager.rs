@@ -1,0 +1,272 @@
+//! One worker for every pod of this node: those the API server binds here, and those this node still remembers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use causeway_proto::{Resource, client::Store, v1::Pod};
+use tokio::{sync::broadcast, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::Context,
+    execute::chain,
+    inbox::Inbox,
+    machine::Machine,
+    model::Run,
+    record::{ContainerRecord, Record},
+    worker::Worker,
+};
+use crate::runtime::{Exit, ExitReason, SandboxId, SandboxState};
+
+/// Everything is compared again this often, whatever happens.
+const FULL_PASS: Duration = Duration::from_secs(30);
+
+/// The node's pods.
+pub struct Manager<M: Machine> {
+    context: Arc<Context<M>>,
+    pods: Store<Pod>,
+    workers: BTreeMap<String, Arc<Inbox>>,
+    running: JoinSet<()>,
+    /// Whose worker a task is.
+    tasks: HashMap<tokio::task::Id, String>,
+    /// Pods whose worker has ended while the API server still has them (finalizers of others): nothing is left to do.
+    done: BTreeSet<String>,
+    /// Sandboxes that no record explains, found at start.
+    strays: BTreeMap<String, SandboxState>,
+}
+
+/// What a pass should do: pure, see [`compare`].
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Comparison {
+    /// Uids that need a worker.
+    start: Vec<String>,
+    /// Uids of workers whose pod the API server does not have any more.
+    gone: Vec<String>,
+}
+
+/// Compares the pods the API server binds here with the workers. Before the first complete list (`desired` is `None`)
+/// absence means nothing.
+fn compare<'a>(
+    desired: Option<impl IntoIterator<Item = &'a str>>,
+    workers: &BTreeSet<&str>,
+    done: &BTreeSet<String>,
+) -> Comparison {
+    let Some(desired) = desired else { return Comparison::default() };
+    let desired: BTreeSet<&str> = desired.into_iter().collect();
+    Comparison {
+        start: desired.iter().filter(|uid| !workers.contains(*uid) && !done.contains(**uid)).map(ToString::to_string).collect(),
+        gone: workers.iter().filter(|uid| !desired.contains(*uid)).map(ToString::to_string).collect(),
+    }
+}
+
+impl<M: Machine> Manager<M> {
+    /// A manager that begins with the remembered pods; `strays` are sandboxes without a record.
+    pub fn new(context: Arc<Context<M>>, pods: Store<Pod>, records: Vec<Record>, strays: Vec<SandboxState>) -> Self {
+        let mut manager = Self {
+            context,
+            pods,
+            workers: BTreeMap::new(),
+            running: JoinSet::new(),
+            tasks: HashMap::new(),
+            done: BTreeSet::new(),
+            strays: strays.into_iter().map(|state| (state.id.0.clone(), state)).collect(),
+        };
+        for record in records {
+            manager.spawn(record, true);
+        }
+        manager
+    }
+
+    /// Runs until `stop`. The pods go on.
+    pub async fn run(mut self, mut sandboxes: broadcast::Receiver<SandboxId>, stop: CancellationToken) {
+        let mut changes = self.pods.changes();
+        let mut pass = tokio::time::interval(FULL_PASS);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changes.changed() => self.pass().await,
+                _ = pass.tick() => self.pass().await,
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                changed = sandboxes.recv() => match changed {
+                    Ok(id) => self.wake(&id.0),
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.workers.values().for_each(|inbox| inbox.wake()),
+                    // The runtime is gone: the agent is about to stop. The full passes go on.
+                    Err(broadcast::error::RecvError::Closed) => sandboxes = broadcast::channel(1).1,
+                },
+            }
+        }
+    }
+
+    fn wake(&self, uid: &str) {
+        if let Some(inbox) = self.workers.get(uid) {
+            inbox.wake();
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+        let Some(uid) = self.tasks.remove(&id) else { return };
+        self.workers.remove(&uid);
+        match ended {
+            Ok(_) => drop(self.done.insert(uid)),
+            // Only a defect gets here. The next pass gives the pod another worker, from what is on disk.
+            Err(error) => tracing::error!(uid, %error, "a pod's worker failed"),
+        }
+        self.context.metrics.set_pods(self.workers.len());
+    }
+
+    async fn pass(&mut self) {
+        let pods = self.pods.snapshot();
+        let synced = self.pods.is_synced();
+        let by_uid: BTreeMap<&str, &Arc<Pod>> = pods.iter().map(|pod| (pod.meta().uid.as_str(), pod)).collect();
+        let workers = self.workers.keys().map(String::as_str).collect();
+        let comparison = compare(synced.then(|| by_uid.keys().copied()), &workers, &self.done);
+        if synced {
+            self.done.retain(|uid| by_uid.contains_key(uid.as_str()));
+        }
+        for uid in &comparison.gone {
+            if let Some(inbox) = self.workers.get(uid) {
+                inbox.gone();
+            }
+        }
+        for (uid, pod) in &by_uid {
+            if let Some(inbox) = self.workers.get(*uid) {
+                inbox.deliver(Pod::clone(pod));
+            }
+        }
+        for uid in comparison.start {
+            if let Some(pod) = by_uid.get(uid.as_str()) {
+                match self.context.records.get(&uid) {
+                    Ok(Some(record)) => self.spawn(record, true),
+                    Ok(None) => {
+                        let stray = self.strays.remove(&uid);
+                        self.spawn(first_record(Pod::clone(pod), stray.as_ref(), SystemTime::now()), false);
+                    }
+                    Err(error) => tracing::error!(uid, error = chain(&error), "pod not started"),
+                }
+            }
+        }
+        if synced {
+            self.remove_strays().await;
+        }
+    }
+
+    fn spawn(&mut self, record: Record, from_disk: bool) {
+        let uid = record.uid().to_owned();
+        let inbox = Arc::new(Inbox::default());
+        let worker = Worker::new(Arc::clone(&self.context), Arc::clone(&inbox), record, from_disk);
+        self.workers.insert(uid.clone(), inbox);
+        let task = self.running.spawn(worker.run());
+        self.tasks.insert(task.id(), uid);
+        self.context.metrics.set_pods(self.workers.len());
+    }
+
+    /// Removes sandboxes that belong to no pod, now that all pods are known.
+    async fn remove_strays(&mut self) {
+        let strays: Vec<_> = self.strays.keys().cloned().collect();
+        for uid in strays {
+            tracing::info!(uid, "removing a sandbox that belongs to no pod");
+            match self.context.machine.remove(&SandboxId(uid.clone()), None).await {
+                Ok(()) => {
+                    self.strays.remove(&uid);
+                    self.context.addresses.release(&uid);
+                }
+                Err(error) => tracing::warn!(uid, error = chain(&error), "sandbox not removed, will be tried again"),
+            }
+        }
+    }
+}
+
+/// The record of a pod this node does not remember. It may have run here all the same, if the record was lost: then its
+/// sandbox still knows its address, and the API server whether it has ended.
+fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Record {
+    let mut record = Record::new(pod, now);
+    let addresses = stray.and_then(|state| state.spec.as_ref()).map(|spec| spec.addresses.as_slice());
+    record.address = addresses.into_iter().flatten().find_map(|address| match address {
+        std::net::IpAddr::V4(address) => Some(*address),
+        std::net::IpAddr::V6(_) => None,
+    });
+    let status = record.pod.status.clone().unwrap_or_default();
+    if matches!(status.phase.as_str(), "Succeeded" | "Failed") {
+        for container in status.init_container_statuses.iter().chain(&status.container_statuses) {
+            let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+            let run = ended.map_or(Run::Never, |ended| {
+                let time = |at: Option<prost_types::Timestamp>| at.and_then(|at| at.try_into().ok()).unwrap_or(now);
+                Run::Exited(Exit {
+                    exit_code: ended.exit_code,
+                    signal: ended.signal,
+                    reason: if ended.exit_code == 0 { ExitReason::Completed } else { ExitReason::Error },
+                    message: ended.message.clone(),
+                    started_at: time(ended.started_at),
+                    finished_at: time(ended.finished_at),
+                })
+            });
+            let restart_count = u32::try_from(container.restart_count).unwrap_or(0);
+            let known = ContainerRecord {
+                run,
+                restart_count,
+                image_id: container.image_id.clone(),
+                container_id: container.container_id.clone(),
+                ..ContainerRecord::default()
+            };
+            record.containers.insert(container.name.clone(), known);
+        }
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_proto::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodStatus};
+
+    use super::{super::fixture, *};
+    use crate::runtime::SandboxSpec;
+
+    fn set<'a>(uids: &[&'a str]) -> BTreeSet<&'a str> {
+        uids.iter().copied().collect()
+    }
+
+    #[test]
+    fn before_the_first_complete_list_nothing_is_concluded() {
+        let none: Option<Vec<&str>> = None;
+        assert_eq!(compare(none, &set(&["a"]), &BTreeSet::new()), Comparison::default());
+    }
+
+    #[test]
+    fn bound_pods_get_workers_and_lost_ones_are_told() {
+        let done = BTreeSet::from(["c".to_owned()]);
+        let got = compare(Some(["b", "c", "d"]), &set(&["a", "b"]), &done);
+        assert_eq!(got, Comparison { start: vec!["d".into()], gone: vec!["a".into()] });
+    }
+
+    #[test]
+    fn a_pod_that_ended_is_not_run_again_by_a_node_that_forgot_it() {
+        let mut pod = fixture::pod("Never", &[], &["web"]);
+        let terminated = Some(ContainerStateTerminated { exit_code: 3, ..ContainerStateTerminated::default() });
+        pod.status = Some(PodStatus {
+            phase: "Failed".into(),
+            container_statuses: vec![ContainerStatus {
+                name: "web".into(),
+                state: Some(ContainerState { terminated, ..ContainerState::default() }),
+                ..ContainerStatus::default()
+            }],
+            ..PodStatus::default()
+        });
+        let record = first_record(pod.clone(), None, fixture::at(0));
+        assert!(matches!(&record.containers["web"].run, Run::Exited(exit) if exit.exit_code == 3));
+        pod.status.as_mut().unwrap().phase = "Running".into();
+        assert!(first_record(pod, None, fixture::at(0)).containers.is_empty());
+    }
+
+    #[test]
+    fn a_lost_records_address_comes_from_the_sandbox() {
+        let pod = fixture::pod("Always", &[], &["web"]);
+        let spec = SandboxSpec { addresses: vec!["10.244.0.9".parse().unwrap()], ..SandboxSpec::default() };
+        let stray = SandboxState { id: "u-1".into(), spec: Some(spec), holder: Some(1), containers: Vec::new() };
+        let record = first_record(pod, Some(&stray), fixture::at(0));
+        assert_eq!(record.address, Some("10.244.0.9".parse().unwrap()));
+    }
+}

@@ -1,0 +1,370 @@
+//! The agent's start and end.
+//!
+//! Order of the start: what makes the machine unfit is reported first; then the data path is opened or adopted, if the node's
+//! pod range is known from before, so that neither the control plane's absence nor a slow start of anything else touches
+//! traffic; then remembered pods are taken over; the cluster's state comes last and in its own time.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use causeway_proto::client::Client;
+use nix::fcntl::{Flock, FlockArg};
+use prometheus_client::registry::Registry;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{self, http::Served},
+    bpf::{Datapath, DatapathConfig, TcAttachment},
+    caps,
+    config::{Config, Run},
+    image::ImageStore,
+    metrics::{PodMetrics, SyncMetrics},
+    net::{Network, NodeNetConfig, Tunnel},
+    reconcile::{
+        datapath::Driver,
+        events::Recorder,
+        node::{self, desired::Health, facts},
+        pods::{
+            address::Prefix,
+            context::{Addresses, Context},
+            manager::Manager,
+            node_machine::NodeMachine,
+            record::{Record, Records},
+            spec::NodeSettings,
+        },
+        routes::pod_range,
+    },
+    runtime::{Runtime, RuntimeConfig, SandboxState},
+    watch::Watches,
+};
+
+/// A container's log file is rotated at this size.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+/// Log files kept per container.
+const LOG_MAX_FILES: u32 = 3;
+
+/// Runs the agent of one node until `stop`. Pods and data path go on afterwards.
+pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
+    caps::require()?;
+    let _lock = lock(&config.state_dir)?;
+    let grpc = api::http::listen(options.listen, "--listen").await?;
+    let http = api::http::listen(options.metrics_listen, "--metrics-listen").await?;
+    tracing::info!(node = config.node_name, control = config.control, state = %config.state_dir.display(), "starting");
+
+    let runtime = Runtime::new(RuntimeConfig {
+        state_dir: config.state_dir.clone(),
+        cgroup_parent: config.cgroup.clone(),
+        holder_exe: PathBuf::from("/proc/self/exe"),
+        log_max_bytes: LOG_MAX_BYTES,
+        log_max_files: LOG_MAX_FILES,
+    })
+    .await
+    .context("opening the pod sandboxes")?;
+    let network = Network::new()?;
+    let mut agent = Agent { options, config, runtime, network, tasks: JoinSet::new(), stop };
+
+    // With the range known from before, traffic is in order before anybody is asked anything.
+    let remembered = read_range(&config.state_dir)?;
+    let mut datapath = match remembered {
+        Some(range) => Some(agent.open_datapath(range).await?),
+        None => None,
+    };
+
+    let client = Client::connect(&config.control)?;
+    let watches = Watches::start(&client, &config.node_name);
+    let (health, watch_health) = watch::channel(Health::NotReady {
+        reason: "NetworkNotReady",
+        message: "waiting for a pod range from the control plane".to_owned(),
+    });
+    let port = options.listen.port();
+    agent.spawn_node(&client, &watches, watch_health.clone(), port);
+    agent.tasks.spawn(api::grpc::serve(grpc, watch_health.clone()));
+
+    let range = match remembered {
+        Some(range) => range,
+        None => match agent.wait_for_range(&watches).await {
+            Some(range) => range,
+            None => return Ok(()),
+        },
+    };
+    let opened = match datapath.take() {
+        Some(opened) => opened,
+        None => {
+            let opened = agent.open_datapath(range).await?;
+            write_range(&config.state_dir, range)?;
+            opened
+        }
+    };
+    let mut registry = Registry::with_prefix("causeway_agent");
+    agent.spawn_pods(&client, &watches, range, opened.clone(), &mut registry).await?;
+    let (datapath, _) = opened;
+    registry.sub_registry_with_prefix("datapath").register_collector(Box::new(api::datapath::DatapathMetrics::new(
+        datapath,
+        config.pin_dir.clone(),
+    )));
+    let served = Served { registry: Arc::new(registry), health: watch_health };
+    agent.tasks.spawn(api::http::serve(http, served));
+    agent.watch_range(&watches, range, health);
+    tracing::info!(node = config.node_name, %range, "ready");
+
+    let stop = agent.stop.clone();
+    tokio::select! {
+        () = stop.cancelled() => tracing::info!("stopping; pods and data path go on"),
+        Some(ended) = agent.tasks.join_next() => {
+            ended.context("a part of the agent failed")?;
+            anyhow::bail!("a part of the agent ended");
+        }
+    }
+    Ok(())
+}
+
+/// What the start works with.
+struct Agent<'a> {
+    options: &'a Run,
+    config: &'a Config,
+    runtime: Runtime,
+    network: Network,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Agent<'_> {
+    /// Makes the node's network and opens the data path, or adopts both.
+    async fn open_datapath(&self, range: Prefix) -> anyhow::Result<(Datapath, Tunnel)> {
+        let (options, config) = (self.options, self.config);
+        let prefix = |prefix: Prefix| (IpAddr::V4(prefix.network()), prefix.length());
+        let net = NodeNetConfig {
+            uplink: config.uplink.clone(),
+            vxlan_port: options.vxlan_port,
+            cluster_range: prefix(options.cluster_cidr),
+            pod_range: prefix(range),
+            router_address: IpAddr::V4(range.router()),
+        };
+        let tunnel = self.network.ensure_node(&net).await.context("setting up the node's network")?;
+        let path = DatapathConfig {
+            bpffs: options.bpffs.clone(),
+            pin_dir: config.pin_dir.clone(),
+            cgroup_v2_dir: self.runtime.cgroup_v2_path(),
+            tunnel_ifindex: tunnel.ifindex,
+            uplink_ifindex: tunnel.uplink_ifindex,
+            node_address: config.node_address(),
+            router_address: IpAddr::V4(range.router()),
+            sizes: options.map_sizes(),
+            tc: TcAttachment::Probe,
+        };
+        let begun = std::time::Instant::now();
+        let datapath = tokio::task::spawn_blocking(move || Datapath::open(&path)).await?.context("opening the data path")?;
+        tracing::info!(took = ?begun.elapsed(), "data path open");
+        Ok((datapath, tunnel))
+    }
+
+    /// Starts registration and heartbeats.
+    fn spawn_node(&mut self, client: &Client, watches: &Watches, health: watch::Receiver<Health>, port: u16) {
+        let facts = facts::Facts::gather(&facts::Given {
+            name: &self.config.node_name,
+            address: self.config.node_address(),
+            port,
+            max_pods: self.options.max_pods,
+            cpu_millis: self.options.cpu_millis,
+            memory_bytes: self.options.memory_bytes,
+        });
+        self.tasks.spawn(node::run::run(client.clone(), watches.nodes.clone(), facts, health));
+        let (name, interval) = (self.config.node_name.clone(), self.options.heartbeat_interval);
+        self.tasks.spawn(node::lease::run(client.clone(), name, interval));
+    }
+
+    /// Waits until the control plane has given this node a pod range; `None` when the agent is to stop first.
+    async fn wait_for_range(&mut self, watches: &Watches) -> Option<Prefix> {
+        let mut changes = watches.nodes.changes();
+        loop {
+            if let Some(range) = watches.nodes.get("", &self.config.node_name).and_then(|node| pod_range(&node)) {
+                return Some(range);
+            }
+            tokio::select! {
+                () = changes.changed() => {}
+                () = self.stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Takes over the remembered pods and starts everything that keeps pods, services and routes in step.
+    async fn spawn_pods(
+        &mut self,
+        client: &Client,
+        watches: &Watches,
+        range: Prefix,
+        (datapath, tunnel): (Datapath, Tunnel),
+        registry: &mut Registry,
+    ) -> anyhow::Result<()> {
+        let (options, config) = (self.options, self.config);
+        let recorder = Recorder::start(client.clone(), "causeway-agent", &config.node_name);
+        let (pod_metrics, sync_metrics) = (PodMetrics::default(), SyncMetrics::default());
+        pod_metrics.register(registry);
+        sync_metrics.register(registry);
+
+        let records = Records::open(&config.state_dir.join("records"))?;
+        let (remembered, damaged) = records.load()?;
+        for error in damaged {
+            tracing::error!(error = crate::reconcile::pods::chain(&error), "pod record ignored");
+        }
+        let sandboxes = self.runtime.sandboxes().await.context("looking for pod sandboxes")?;
+        let strays: Vec<_> =
+            sandboxes.into_iter().filter(|state| !remembered.iter().any(|record| record.uid() == state.id.0)).collect();
+        let machine = NodeMachine {
+            runtime: self.runtime.clone(),
+            images: ImageStore::open(&config.state_dir).context("opening the image store")?,
+            network: self.network.clone(),
+            readiness: datapath.readiness(),
+            datapath: datapath.clone(),
+            router: range.router(),
+            tunnel,
+        };
+        let context = Context {
+            machine: Arc::new(machine),
+            client: client.clone(),
+            recorder: recorder.clone(),
+            records,
+            addresses: Addresses::new(range, owned_addresses(&remembered, &strays), &config.state_dir),
+            node: NodeSettings {
+                host_ip: config.node_ip.to_string(),
+                memory_bytes: facts::memory_bytes(),
+                resolv_conf: fs::read_to_string(&options.resolv_conf).unwrap_or_default(),
+                pids_limit: Some(options.pod_pids),
+            },
+            delays: options.delays(),
+            metrics: pod_metrics,
+        };
+        tracing::info!(pods = remembered.len(), strays = strays.len(), "taking over what runs");
+        let changes = self.runtime.changes();
+        let manager = Manager::new(Arc::new(context), watches.pods.clone(), remembered, strays);
+        self.tasks.spawn(manager.run(changes, self.stop.clone()));
+        let driver = Driver {
+            datapath,
+            watches: watches.clone(),
+            recorder,
+            metrics: sync_metrics,
+            node_name: config.node_name.clone(),
+            cluster_cidr: options.cluster_cidr,
+            vni: options.vni,
+        };
+        self.tasks.spawn(driver.clone().run_services(self.stop.clone()));
+        self.tasks.spawn(driver.run_routes(self.stop.clone()));
+        Ok(())
+    }
+
+    /// Declares the node ready as long as the control plane gives it the range it uses.
+    fn watch_range(&mut self, watches: &Watches, range: Prefix, health: watch::Sender<Health>) {
+        let (nodes, name) = (watches.nodes.clone(), self.config.node_name.clone());
+        let state_dir = self.config.state_dir.clone();
+        self.tasks.spawn(async move {
+            let mut changes = nodes.changes();
+            loop {
+                let given = nodes.get("", &name).and_then(|node| pod_range(&node));
+                let now = match given {
+                    Some(given) if given != range => Health::NotReady {
+                        reason: "PodRangeChanged",
+                        message: format!(
+                            "the control plane gives this node {given}, its pods use {range}: delete the pods, stop the \
+                             agent, remove {}, and start it again",
+                            state_dir.join(RANGE_FILE).display()
+                        ),
+                    },
+                    _ => Health::Ready,
+                };
+                health.send_if_modified(|health| {
+                    let changed = *health != now;
+                    *health = now;
+                    changed
+                });
+                changes.changed().await;
+            }
+        });
+    }
+}
+
+/// Addresses that remembered pods and unexplained sandboxes use.
+fn owned_addresses(records: &[Record], strays: &[SandboxState]) -> BTreeMap<String, std::net::Ipv4Addr> {
+    let of_records = records.iter().filter_map(|record| Some((record.uid().to_owned(), record.address?)));
+    let of_strays = strays.iter().filter_map(|state| {
+        let addresses = &state.spec.as_ref()?.addresses;
+        let address = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        Some((state.id.0.clone(), address?))
+    });
+    of_records.chain(of_strays).collect()
+}
+
+/// Makes sure that no other agent works on this state directory.
+fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
+    fs::create_dir_all(state_dir).with_context(|| format!("making the state directory {}", state_dir.display()))?;
+    let path = state_dir.join("agent.lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        anyhow::Error::new(error).context(format!("another agent uses the state directory {}", state_dir.display()))
+    })
+}
+
+/// The node's pod range, as the last agent had it.
+const RANGE_FILE: &str = "pod-range";
+
+fn read_range(state_dir: &Path) -> anyhow::Result<Option<Prefix>> {
+    let path = state_dir.join(RANGE_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().parse().with_context(|| format!("reading {}", path.display()))?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+fn write_range(state_dir: &Path, range: Prefix) -> anyhow::Result<()> {
+    let (path, temporary) = (state_dir.join(RANGE_FILE), state_dir.join("pod-range.new"));
+    let write = || -> io::Result<()> {
+        fs::write(&temporary, format!("{range}\n"))?;
+        File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_takes_one_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock(directory.path()).unwrap();
+        let error = lock(directory.path()).unwrap_err();
+        assert!(error.to_string().starts_with("another agent uses the state directory"), "{error}");
+        drop(first);
+        lock(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn the_pod_range_is_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(read_range(directory.path()).unwrap(), None);
+        let range = "10.244.3.0/24".parse().unwrap();
+        write_range(directory.path(), range).unwrap();
+        assert_eq!(read_range(directory.path()).unwrap(), Some(range));
+        fs::write(directory.path().join(RANGE_FILE), "nonsense").unwrap();
+        assert!(read_range(directory.path()).is_err());
+    }
+}
