@@ -1,6 +1,6 @@
 //! `causeway-control`: the control plane of a cluster.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Context;
 use causeway_control::{
@@ -25,7 +25,10 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(config: Config) -> anyhow::Result<()> {
     config.check()?;
-    let log = tracing_subscriber::fmt().with_env_filter(config.log_filter()?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(config.log_filter()?)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

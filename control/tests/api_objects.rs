@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use causeway_control::api::{DeleteOptions, Registry, RegistryOptions};
 use causeway_proto::{
     Kind, Resource,
     v1::{
-        self, ApplyRequest, DeleteRequest, ListRequest, PatchRequest, Preconditions, ScaleRequest, apply_response::Outcome,
-        patch_request,
+        self, ApplyRequest, DeleteRequest, ListRequest, PatchRequest, Preconditions, ScaleRequest,
+        apply_response::Outcome, patch_request,
     },
 };
 use futures::future::join_all;
@@ -20,8 +21,13 @@ use api::{Client, Server, Verbs, all_pods, names, node, pod, service, unwrap};
 
 fn violations(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
-    let bad = details.bad_request().unwrap_or_else(|| panic!("no violations in {status:?}"));
-    bad.field_violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect()
+    let bad = details
+        .bad_request()
+        .unwrap_or_else(|| panic!("no violations in {status:?}"));
+    bad.field_violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.description))
+        .collect()
 }
 
 #[tokio::test]
@@ -42,9 +48,15 @@ async fn a_created_object_is_filled_in_and_read_back() {
     assert_eq!(again.code(), Code::AlreadyExists);
     assert_eq!(again.message(), "Pod \"default/web\" already exists");
     let absent = client.read::<v1::Pod>("api").await.unwrap_err();
-    assert_eq!((absent.code(), absent.message()), (Code::NotFound, "Pod \"default/api\" not found"));
+    assert_eq!(
+        (absent.code(), absent.message()),
+        (Code::NotFound, "Pod \"default/api\" not found")
+    );
     let info = absent.get_error_details().resource_info().cloned().unwrap();
-    assert_eq!((info.resource_type.as_str(), info.resource_name.as_str()), ("Pod", "default/api"));
+    assert_eq!(
+        (info.resource_type.as_str(), info.resource_name.as_str()),
+        ("Pod", "default/api")
+    );
 }
 
 #[tokio::test]
@@ -55,10 +67,18 @@ async fn every_violation_is_answered() {
     bad.spec.as_mut().unwrap().containers[0].image.clear();
     bad.spec.as_mut().unwrap().restart_policy = "Sometimes".into();
     let status = server.client().make(bad).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "Pod \"default/Web\" is invalid"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "Pod \"default/Web\" is invalid")
+    );
     let found = violations(&status);
     assert_eq!(found.len(), 4, "{found:#?}");
-    for (text, field) in found.iter().zip(["metadata.name", "metadata.labels", "spec.containers[0].image", "spec.restartPolicy"]) {
+    for (text, field) in found.iter().zip([
+        "metadata.name",
+        "metadata.labels",
+        "spec.containers[0].image",
+        "spec.restartPolicy",
+    ]) {
         assert!(text.starts_with(field), "{text}");
     }
 }
@@ -82,7 +102,11 @@ async fn an_update_based_on_an_old_version_is_refused() {
 
     theirs.meta_mut().resource_version.clear();
     let third = client.put(theirs).await.unwrap();
-    assert_eq!(third.meta().labels["by"], "them", "without a version the last writer wins");
+    assert_eq!(
+        third.meta().labels["by"],
+        "them",
+        "without a version the last writer wins"
+    );
 }
 
 #[tokio::test]
@@ -115,7 +139,11 @@ async fn specification_and_status_are_written_apart() {
     let spec_only = client.put(both).await.unwrap();
     assert_eq!(spec_only.spec.as_ref().unwrap().containers[0].image, "example/web:2");
     assert_eq!(spec_only.status, status_only.status);
-    assert_eq!(spec_only.meta().generation, 2, "a changed specification counts a generation");
+    assert_eq!(
+        spec_only.meta().generation,
+        2,
+        "a changed specification counts a generation"
+    );
 
     let mut event = v1::Event::default();
     event.meta_mut().name = "e".into();
@@ -144,7 +172,17 @@ async fn concurrent_read_modify_writes_lose_none() {
     for writer in join_all(writers).await {
         writer.unwrap();
     }
-    assert_eq!(server.client().read::<v1::Pod>("web").await.unwrap().meta().labels.len(), 40);
+    assert_eq!(
+        server
+            .client()
+            .read::<v1::Pod>("web")
+            .await
+            .unwrap()
+            .meta()
+            .labels
+            .len(),
+        40
+    );
 }
 
 #[tokio::test]
@@ -160,7 +198,10 @@ async fn names_are_generated() {
         assert!(seen.insert(name));
     }
     let status = client.make(pod("")).await.unwrap_err();
-    assert_eq!(violations(&status), ["metadata.name: Required value: name or generateName is required"]);
+    assert_eq!(
+        violations(&status),
+        ["metadata.name: Required value: name or generateName is required"]
+    );
 }
 
 #[tokio::test]
@@ -170,7 +211,10 @@ async fn objects_need_a_living_namespace() {
     let mut stray = pod("web");
     stray.meta_mut().namespace = "nowhere".into();
     let status = client.make(stray).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::NotFound, "Namespace \"nowhere\" not found"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "Namespace \"nowhere\" not found")
+    );
 
     let mut namespace = v1::Namespace::default();
     namespace.meta_mut().name = "short".into();
@@ -181,13 +225,29 @@ async fn objects_need_a_living_namespace() {
     late.meta_mut().namespace = "short".into();
     let status = client.make(late).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("namespace short because it is being terminated"), "{}", status.message());
+    assert!(
+        status
+            .message()
+            .contains("namespace short because it is being terminated"),
+        "{}",
+        status.message()
+    );
 
     let mut emptied = dying;
     emptied.spec = None;
     client.put(emptied).await.unwrap();
-    assert_eq!(client.read::<v1::Namespace>("short").await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(client.remove(Kind::Namespace, "default", None).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client.read::<v1::Namespace>("short").await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        client
+            .remove(Kind::Namespace, "default", None)
+            .await
+            .unwrap_err()
+            .code(),
+        Code::FailedPrecondition
+    );
 }
 
 #[tokio::test]
@@ -203,17 +263,28 @@ async fn a_bound_pod_ends_gracefully() {
     let bound = client.assign("web", &created.meta().uid, "n1").await.unwrap();
     assert_eq!(bound.spec.as_ref().unwrap().node_name, "n1");
     let twice = client.assign("web", "", "n1").await.unwrap_err();
-    assert!(twice.message().contains("already assigned to node \"n1\""), "{}", twice.message());
+    assert!(
+        twice.message().contains("already assigned to node \"n1\""),
+        "{}",
+        twice.message()
+    );
 
     let dying: v1::Pod = unwrap(client.remove(Kind::Pod, "web", None).await.unwrap());
     assert_eq!(dying.meta().deletion_grace_period_seconds, Some(30));
-    assert_eq!(client.read::<v1::Pod>("web").await.unwrap(), dying, "it stays for its agent");
+    assert_eq!(
+        client.read::<v1::Pod>("web").await.unwrap(),
+        dying,
+        "it stays for its agent"
+    );
     client.remove(Kind::Pod, "web", Some(0)).await.unwrap();
     assert_eq!(client.read::<v1::Pod>("web").await.unwrap_err().code(), Code::NotFound);
 
     client.make(pod("unbound")).await.unwrap();
     client.remove(Kind::Pod, "unbound", None).await.unwrap();
-    assert_eq!(client.read::<v1::Pod>("unbound").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        client.read::<v1::Pod>("unbound").await.unwrap_err().code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test]
@@ -227,7 +298,10 @@ async fn finalizers_hold_an_object() {
     assert!(dying.meta().is_terminating());
     dying.meta_mut().finalizers.push("example.com/late".into());
     let status = client.put(dying.clone()).await.unwrap_err();
-    assert!(violations(&status)[0].contains("no new finalizers can be added"), "{status:?}");
+    assert!(
+        violations(&status)[0].contains("no new finalizers can be added"),
+        "{status:?}"
+    );
     dying.meta_mut().finalizers.clear();
     client.put(dying).await.unwrap();
     assert_eq!(client.read::<v1::Pod>("web").await.unwrap_err().code(), Code::NotFound);
@@ -241,15 +315,24 @@ async fn deletion_checks_its_preconditions() {
     let delete = |uid: &str, version: &str| DeleteRequest {
         kind: "pods".into(),
         name: "web".into(),
-        preconditions: Some(Preconditions { uid: uid.into(), resource_version: version.into() }),
+        preconditions: Some(Preconditions {
+            uid: uid.into(),
+            resource_version: version.into(),
+        }),
         ..Default::default()
     };
-    assert_eq!(client.delete(delete("other", "")).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client.delete(delete("other", "")).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
     assert_eq!(client.delete(delete("", "1")).await.unwrap_err().code(), Code::Aborted);
     let meta = created.meta();
     client.delete(delete(&meta.uid, &meta.resource_version)).await.unwrap();
     assert_eq!(client.delete(delete("", "")).await.unwrap_err().code(), Code::NotFound);
-    let policy = DeleteRequest { propagation_policy: "Sideways".into(), ..delete("", "") };
+    let policy = DeleteRequest {
+        propagation_policy: "Sideways".into(),
+        ..delete("", "")
+    };
     assert_eq!(client.delete(policy).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
@@ -267,11 +350,17 @@ fn manifest(replicas: i32, labels: &serde_json::Value) -> serde_json::Value {
     })
 }
 
-async fn apply(client: &mut Client, manifest: &serde_json::Value) -> Result<(v1::ReplicationController, Outcome), Status> {
-    let request = ApplyRequest { manifest: manifest.to_string(), dry_run: false };
+async fn apply(
+    client: &mut Client,
+    manifest: &serde_json::Value,
+) -> Result<(v1::ReplicationController, Outcome), Status> {
+    let request = ApplyRequest {
+        manifest: manifest.to_string(),
+        dry_run: false,
+    };
     let answer = client.apply(request).await?.into_inner();
     let outcome = answer.outcome();
-    Ok((unwrap(answer.object.unwrap()), outcome))
+    Ok((unwrap(answer.object.expect("an applied object")), outcome))
 }
 
 #[tokio::test]
@@ -292,7 +381,20 @@ async fn apply_creates_merges_and_leaves_alone() {
     let labels: Vec<_> = merged.meta().labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(labels, ["app=web", "owner=them"], "ours goes, theirs stays");
     assert_eq!(merged.spec.as_ref().unwrap().replicas, Some(4));
-    assert_eq!(merged.spec.as_ref().unwrap().template.as_ref().unwrap().spec.as_ref().unwrap().restart_policy, "Always");
+    assert_eq!(
+        merged
+            .spec
+            .as_ref()
+            .unwrap()
+            .template
+            .as_ref()
+            .unwrap()
+            .spec
+            .as_ref()
+            .unwrap()
+            .restart_policy,
+        "Always"
+    );
 }
 
 #[tokio::test]
@@ -333,10 +435,15 @@ async fn patches_change_what_they_name() {
         patch: patch.to_string(),
         ..Default::default()
     };
-    use patch_request::Type::{Json, Merge};
 
     let merge = json!({"metadata": {"labels": {"env": null, "quarantine": "yes"}}});
-    let merged: v1::Pod = unwrap(client.patch(patch(Merge, merge)).await.unwrap().into_inner());
+    let merged: v1::Pod = unwrap(
+        client
+            .patch(patch(patch_request::Type::Merge, merge))
+            .await
+            .unwrap()
+            .into_inner(),
+    );
     assert_eq!(merged.meta().labels.keys().collect::<Vec<_>>(), ["quarantine"]);
     assert_eq!(merged.meta().uid, created.meta().uid);
 
@@ -344,20 +451,60 @@ async fn patches_change_what_they_name() {
         {"op": "test", "path": "/metadata/labels/quarantine", "value": "yes"},
         {"op": "replace", "path": "/spec/containers/0/image", "value": "example/web:2"}
     ]);
-    let patched: v1::Pod = unwrap(client.patch(patch(Json, steps)).await.unwrap().into_inner());
+    let patched: v1::Pod = unwrap(
+        client
+            .patch(patch(patch_request::Type::Json, steps))
+            .await
+            .unwrap()
+            .into_inner(),
+    );
     assert_eq!(patched.spec.as_ref().unwrap().containers[0].image, "example/web:2");
 
     let test = json!([{"op": "test", "path": "/metadata/labels/quarantine", "value": "no"}]);
-    assert_eq!(client.patch(patch(Json, test)).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(
+        client
+            .patch(patch(patch_request::Type::Json, test))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::FailedPrecondition
+    );
     let missing = json!([{"op": "remove", "path": "/metadata/labels/absent"}]);
-    assert_eq!(client.patch(patch(Json, missing)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        client
+            .patch(patch(patch_request::Type::Json, missing))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
     let old = json!({"metadata": {"resourceVersion": created.meta().resource_version, "labels": {"a": "b"}}});
-    assert_eq!(client.patch(patch(Merge, old)).await.unwrap_err().code(), Code::Aborted);
+    assert_eq!(
+        client
+            .patch(patch(patch_request::Type::Merge, old))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::Aborted
+    );
     let renamed = json!({"metadata": {"name": "other"}});
-    let status = client.patch(patch(Merge, renamed)).await.unwrap_err();
-    assert_eq!(violations(&status), ["metadata.name: Invalid value: \"other\": field is immutable"]);
+    let status = client
+        .patch(patch(patch_request::Type::Merge, renamed))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        violations(&status),
+        ["metadata.name: Invalid value: \"other\": field is immutable"]
+    );
     let kind = json!({"kind": "Node"});
-    assert_eq!(client.patch(patch(Merge, kind)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        client
+            .patch(patch(patch_request::Type::Merge, kind))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
@@ -373,13 +520,23 @@ async fn only_controllers_scale() {
         ..Default::default()
     };
     let scaled: v1::ReplicationController = unwrap(client.scale(scale("rc", 5, Some(1))).await.unwrap().into_inner());
-    assert_eq!((scaled.spec.as_ref().unwrap().replicas, scaled.meta().generation), (Some(5), 2));
+    assert_eq!(
+        (scaled.spec.as_ref().unwrap().replicas, scaled.meta().generation),
+        (Some(5), 2)
+    );
     let status = client.scale(scale("rc", 6, Some(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("expected replicas to be 1, was 5"), "{}", status.message());
+    assert!(
+        status.message().contains("expected replicas to be 1, was 5"),
+        "{}",
+        status.message()
+    );
     let negative = client.scale(scale("rc", -1, None)).await.unwrap_err();
     assert_eq!(violations(&negative).len(), 1);
-    assert_eq!(client.scale(scale("pods", 1, None)).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(
+        client.scale(scale("pods", 1, None)).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
 }
 
 #[tokio::test]
@@ -387,16 +544,24 @@ async fn a_dry_run_stores_nothing() {
     let server = Server::start_with(|options| options.service_cidr = "10.96.0.0/30".parse().unwrap()).await;
     let mut client = server.client();
     for _ in 0..5 {
-        let request =
-            v1::CreateRequest { object: Some(service("web", "").into_object()), dry_run: true };
+        let request = v1::CreateRequest {
+            object: Some(service("web", "").into_object()),
+            dry_run: true,
+        };
         let answer: v1::Service = unwrap(client.create(request).await.unwrap().into_inner());
         assert!(!answer.spec.unwrap().cluster_ip.is_empty());
     }
-    assert_eq!(client.read::<v1::Service>("web").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        client.read::<v1::Service>("web").await.unwrap_err().code(),
+        Code::NotFound
+    );
     let created = client.make(pod("web")).await.unwrap();
     let mut changed = created.clone();
     changed.meta_mut().labels.insert("a".into(), "b".into());
-    let request = v1::UpdateRequest { object: Some(changed.into_object()), dry_run: true };
+    let request = v1::UpdateRequest {
+        object: Some(changed.into_object()),
+        dry_run: true,
+    };
     client.update(request).await.unwrap();
     assert_eq!(client.read::<v1::Pod>("web").await.unwrap(), created);
 }
@@ -408,8 +573,11 @@ async fn no_two_services_get_one_vip() {
         let mut client = server.client();
         tokio::spawn(async move { client.make(service(&format!("s{number}"), "")).await })
     });
-    let vips: BTreeSet<String> =
-        join_all(creators).await.into_iter().map(|made| made.unwrap().unwrap().spec.unwrap().cluster_ip).collect();
+    let vips: BTreeSet<String> = join_all(creators)
+        .await
+        .into_iter()
+        .map(|made| made.unwrap().unwrap().spec.unwrap().cluster_ip)
+        .collect();
     assert_eq!(vips.len(), 254);
 
     let mut client = server.client();
@@ -419,8 +587,46 @@ async fn no_two_services_get_one_vip() {
 
     let freed = client.read::<v1::Service>("s7").await.unwrap().spec.unwrap().cluster_ip;
     client.remove(Kind::Service, "s7", None).await.unwrap();
-    let reused = client.make(service("one-more", "")).await.unwrap().spec.unwrap().cluster_ip;
+    let reused = client
+        .make(service("one-more", ""))
+        .await
+        .unwrap()
+        .spec
+        .unwrap()
+        .cluster_ip;
     assert_eq!(reused, freed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_control_planes_on_one_store_share_a_range() {
+    let options = RegistryOptions::new("10.96.0.0/28".parse().unwrap());
+    let server = Server::start_with(|own| own.service_cidr = options.service_cidr).await;
+    let second = Registry::start(server.store.clone(), options);
+    second.bootstrap().await.unwrap();
+    let creators = (0..14).map(|number| {
+        let registry = if number % 2 == 0 {
+            server.registry.clone()
+        } else {
+            second.clone()
+        };
+        tokio::spawn(async move {
+            registry
+                .create(service(&format!("s{number}"), "").into_object(), false)
+                .await
+        })
+    });
+    let made = join_all(creators)
+        .await
+        .into_iter()
+        .map(|made| unwrap::<v1::Service>(made.unwrap().unwrap()));
+    let vips: BTreeSet<String> = made.map(|service| service.spec.unwrap().cluster_ip).collect();
+    assert_eq!(vips.len(), 14);
+    second
+        .delete(Kind::Service, "", "s3", &DeleteOptions::default())
+        .await
+        .unwrap();
+    let made = server.registry.create(service("late", "").into_object(), false).await;
+    made.expect("what the other control plane released is found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,7 +637,10 @@ async fn of_many_who_ask_for_one_vip_one_gets_it() {
         tokio::spawn(async move { client.make(service(&format!("s{number}"), "10.96.0.10")).await })
     });
     let results: Vec<_> = join_all(creators).await.into_iter().map(Result::unwrap).collect();
-    let winner = results.iter().find_map(|result| result.as_ref().ok()).expect("one gets it");
+    let winner = results
+        .iter()
+        .find_map(|result| result.as_ref().ok())
+        .expect("one gets it");
     assert_eq!(winner.spec.as_ref().unwrap().cluster_ips, ["10.96.0.10"]);
     let losers: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     assert_eq!(losers.len(), 15);
@@ -464,7 +673,10 @@ async fn a_vip_is_for_life_and_within_the_range() {
 
     for outside in ["10.97.0.1", "10.96.0.0", "10.96.255.255"] {
         let status = client.make(service("other", outside)).await.unwrap_err();
-        assert!(violations(&status)[0].contains("not in the valid range, which is 10.96.0.0/16"), "{status:?}");
+        assert!(
+            violations(&status)[0].contains("not in the valid range, which is 10.96.0.0/16"),
+            "{status:?}"
+        );
     }
     let headless = client.make(service("headless", "None")).await.unwrap();
     assert_eq!(headless.spec.unwrap().cluster_ip, "None");
@@ -490,6 +702,12 @@ async fn selectors_choose_and_errors_point() {
     assert!(violations(&status)[0].starts_with("label_selector: "), "{status:?}");
     let status = client.page(list("", "spec.color=red")).await.unwrap_err();
     assert!(violations(&status)[0].starts_with("field_selector: "), "{status:?}");
-    let status = client.page(ListRequest { kind: "Deployment".into(), ..Default::default() }).await.unwrap_err();
+    let status = client
+        .page(ListRequest {
+            kind: "Deployment".into(),
+            ..Default::default()
+        })
+        .await
+        .unwrap_err();
     assert!(violations(&status)[0].contains("known kinds: "), "{status:?}");
 }

@@ -10,7 +10,9 @@ use tonic::Code;
 
 mod api;
 
-use api::{PATIENCE, Server, Verbs, all_pods, describe, labelled, names, next, node, pod, pods_from, version_now, within};
+use api::{
+    PATIENCE, Server, Verbs, all_pods, describe, labelled, names, next, node, pod, pods_from, version_now, within,
+};
 
 #[tokio::test]
 async fn a_watch_without_a_version_begins_with_what_is_there() {
@@ -45,7 +47,10 @@ async fn a_watch_that_breaks_off_at_any_event_misses_and_repeats_none() {
         async move {
             for number in 0..60 {
                 client.make(pod(&format!("p{}", number % 7))).await.unwrap();
-                client.remove(Kind::Pod, &format!("p{}", number % 7), None).await.unwrap();
+                client
+                    .remove(Kind::Pod, &format!("p{}", number % 7), None)
+                    .await
+                    .unwrap();
             }
         }
     });
@@ -62,7 +67,9 @@ async fn a_watch_that_breaks_off_at_any_event_misses_and_repeats_none() {
         }
     }
     writer.await.unwrap();
-    let expected: Vec<_> = (0..60).flat_map(|n| [format!("ADDED p{}", n % 7), format!("DELETED p{}", n % 7)]).collect();
+    let expected: Vec<_> = (0..60)
+        .flat_map(|n| [format!("ADDED p{}", n % 7), format!("DELETED p{}", n % 7)])
+        .collect();
     assert_eq!(seen, expected);
 }
 
@@ -84,7 +91,10 @@ async fn a_version_that_is_no_longer_kept_is_out_of_range() {
     let future = client.follow(pods_from("999999")).await.unwrap_err();
     assert_eq!(future.code(), Code::OutOfRange);
     assert!(future.message().contains("in the future"), "{}", future.message());
-    assert_eq!(client.follow(pods_from("yesterday")).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        client.follow(pods_from("yesterday")).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +114,9 @@ async fn a_watcher_that_does_not_read_is_cut_off_and_others_are_not() {
     let mut writer = server.client();
     let mut big = writer.make(pod("web")).await.unwrap();
     for number in 0..199 {
-        big.meta_mut().annotations.insert("filler".into(), format!("{number}").repeat(60_000));
+        big.meta_mut()
+            .annotations
+            .insert("filler".into(), format!("{number}").repeat(60_000));
         big = writer.put(big).await.unwrap();
     }
     reader.await.unwrap();
@@ -125,9 +137,21 @@ async fn bookmarks_come_while_nothing_happens() {
     let server = Server::start_with(|options| options.bookmark_interval = Duration::from_millis(50)).await;
     let mut client = server.client();
     let start = version_now(&mut client).await;
-    let mut watch = client.follow(WatchRequest { label_selector: "app=none".into(), ..pods_from(&start) }).await.unwrap();
+    let mut watch = client
+        .follow(WatchRequest {
+            label_selector: "app=none".into(),
+            ..pods_from(&start)
+        })
+        .await
+        .unwrap();
     client.make(pod("unseen")).await.unwrap();
-    let made = client.page(all_pods()).await.unwrap().resource_version.parse::<i64>().unwrap();
+    let made = client
+        .page(all_pods())
+        .await
+        .unwrap()
+        .resource_version
+        .parse::<i64>()
+        .unwrap();
     within("a bookmark of the unseen change", async {
         loop {
             let event = watch.message().await.unwrap().unwrap();
@@ -146,9 +170,18 @@ async fn objects_come_and_go_with_their_selector() {
     let mut client = server.client();
     client.make(node("n1")).await.unwrap();
     let start = version_now(&mut client).await;
-    let by_label = WatchRequest { label_selector: "env=prod".into(), ..pods_from(&start) };
-    let by_node = WatchRequest { field_selector: "spec.nodeName=n1".into(), ..pods_from(&start) };
-    let elsewhere = WatchRequest { namespace: "kube-system".into(), ..pods_from(&start) };
+    let by_label = WatchRequest {
+        label_selector: "env=prod".into(),
+        ..pods_from(&start)
+    };
+    let by_node = WatchRequest {
+        field_selector: "spec.nodeName=n1".into(),
+        ..pods_from(&start)
+    };
+    let elsewhere = WatchRequest {
+        namespace: "kube-system".into(),
+        ..pods_from(&start)
+    };
     let mut by_label = client.follow(by_label).await.unwrap();
     let mut by_node = client.follow(by_node).await.unwrap();
     let mut elsewhere = client.follow(elsewhere).await.unwrap();
@@ -179,7 +212,10 @@ async fn pages_are_of_one_revision_while_objects_change() {
     let server = Server::start().await;
     let mut client = server.client();
     for number in 0..50 {
-        client.make(labelled(&format!("p{number:02}"), "round", "0")).await.unwrap();
+        client
+            .make(labelled(&format!("p{number:02}"), "round", "0"))
+            .await
+            .unwrap();
     }
     let first = client.page(ListRequest { limit: 7, ..all_pods() }).await.unwrap();
     let (mut all, mut token) = (first.items.clone(), first.r#continue.clone());
@@ -193,8 +229,18 @@ async fn pages_are_of_one_revision_while_objects_change() {
             }
         }
         client.make(pod(&format!("new{round}"))).await.unwrap();
-        client.remove(Kind::Pod, &format!("p{:02}", 50 - round), None).await.unwrap();
-        let page = client.page(ListRequest { limit: 7, r#continue: token, ..all_pods() }).await.unwrap();
+        client
+            .remove(Kind::Pod, &format!("p{:02}", 50 - round), None)
+            .await
+            .unwrap();
+        let page = client
+            .page(ListRequest {
+                limit: 7,
+                r#continue: token,
+                ..all_pods()
+            })
+            .await
+            .unwrap();
         assert_eq!(page.resource_version, first.resource_version);
         assert!(page.items.len() <= 7);
         all.extend(page.items);
@@ -205,12 +251,25 @@ async fn pages_are_of_one_revision_while_objects_change() {
     }
     let rounds: BTreeMap<String, String> = all
         .iter()
-        .map(|object| (object.meta().unwrap().name.clone(), object.meta().unwrap().labels["round"].clone()))
+        .map(|object| {
+            (
+                object.meta().unwrap().name.clone(),
+                object.meta().unwrap().labels["round"].clone(),
+            )
+        })
         .collect();
-    let expected = (0..50).map(|number| (format!("p{number:02}"), "0".to_owned())).collect();
+    let expected = (0..50)
+        .map(|number| (format!("p{number:02}"), "0".to_owned()))
+        .collect();
     assert_eq!(rounds, expected);
     assert_eq!(all.len(), 50);
-    let bad = client.page(ListRequest { r#continue: "bogus".into(), ..all_pods() }).await.unwrap_err();
+    let bad = client
+        .page(ListRequest {
+            r#continue: "bogus".into(),
+            ..all_pods()
+        })
+        .await
+        .unwrap_err();
     assert_eq!(bad.code(), Code::InvalidArgument);
 }
 
@@ -225,7 +284,14 @@ async fn a_page_of_a_forgotten_revision_is_out_of_range() {
     for number in 0..6 {
         client.make(pod(&format!("p{number}"))).await.unwrap();
     }
-    let status = client.page(ListRequest { limit: 1, r#continue: first.r#continue, ..all_pods() }).await.unwrap_err();
+    let status = client
+        .page(ListRequest {
+            limit: 1,
+            r#continue: first.r#continue,
+            ..all_pods()
+        })
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
 }
 

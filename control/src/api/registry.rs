@@ -23,8 +23,8 @@ use crate::{
     store::{Revision, Store},
 };
 
-/// Namespaces that always exist: for users, for what belongs to the cluster, for heartbeats of nodes.
-pub const NAMESPACES: &[&str] = &[DEFAULT_NAMESPACE, "kube-system", "kube-node-lease"];
+/// Namespaces that always exist: for users, for what belongs to the cluster (as in Kubernetes' manifests), for heartbeats of nodes.
+pub const NAMESPACES: &[&str] = &[DEFAULT_NAMESPACE, "kube-system", "causeway-node-lease"];
 /// Where objects of namespaced kinds go that name no namespace.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

@@ -113,14 +113,10 @@ impl VipAllocator {
             for ip in addresses.filter(|ip| self.contains(*ip)) {
                 self.range.offset(ip).into_iter().for_each(|offset| fresh.set(offset));
             }
-            match last.filter(|_| page.more) {
-                Some(last) => {
-                    page = store
-                        .list(stored::VIP_PREFIX, Some(&last), 1000, Some(page.revision))
-                        .await?
-                }
-                None => break,
-            }
+            let Some(last) = last.filter(|_| page.more) else { break };
+            page = store
+                .list(stored::VIP_PREFIX, Some(&last), 1000, Some(page.revision))
+                .await?;
         }
         *self.lock() = fresh;
         Ok(())

@@ -147,6 +147,10 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// Sizes of the caches, read at each scrape.
 struct Caches(Vec<Arc<KindCache>>);
 
@@ -167,14 +171,14 @@ impl Collector for Caches {
             }
             Ok(())
         };
-        gauges("objects", "Objects stored, by kind", |cache| cache.len() as i64)?;
+        gauges("objects", "Objects stored, by kind", |cache| count(cache.len()))?;
         gauges("api_watchers", "Watches that clients hold, by kind", |cache| {
-            cache.watchers() as i64
+            count(cache.watchers())
         })?;
         gauges(
             "cache_revision",
             "Store revision up to which the watch cache is complete, by kind",
-            |cache| cache.revision(),
+            KindCache::revision,
         )
     }
 }

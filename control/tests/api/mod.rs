@@ -10,13 +10,13 @@ use causeway_control::{
         server::{self, Address},
     },
     metrics::Metrics,
-    store::{EmbeddedOptions, EmbeddedStore},
+    store::{EmbeddedOptions, EmbeddedStore, Store},
 };
 use causeway_proto::{
     Kind, Resource,
     v1::{
-        self, BindRequest, Container, CreateRequest, DeleteRequest, GetRequest, ListRequest, Object, ObjectList, UpdateRequest,
-        WatchEvent, WatchRequest, object_service_client::ObjectServiceClient, watch_event::Type,
+        self, BindRequest, Container, CreateRequest, DeleteRequest, GetRequest, ListRequest, Object, ObjectList,
+        UpdateRequest, WatchEvent, WatchRequest, object_service_client::ObjectServiceClient, watch_event::Type,
     },
 };
 use tempfile::TempDir;
@@ -36,6 +36,8 @@ pub type Client = ObjectServiceClient<Channel>;
 pub struct Server {
     /// For looking inside.
     pub registry: Registry,
+    /// Under the registry.
+    pub store: Arc<dyn Store>,
     socket: PathBuf,
     stop: CancellationToken,
     _directory: TempDir,
@@ -49,11 +51,15 @@ impl Server {
 
     /// With changed options.
     pub async fn start_with(change: impl FnOnce(&mut RegistryOptions)) -> Self {
-        let directory = tempfile::Builder::new().prefix("causeway-api-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("causeway-api-")
+            .tempdir()
+            .expect("a temporary directory");
         let store = EmbeddedStore::open(&EmbeddedOptions::new(directory.path().join("store"))).expect("an empty store");
         let mut options = RegistryOptions::new("10.96.0.0/16".parse().expect("a range"));
         change(&mut options);
-        let registry = Registry::start(Arc::new(store), options);
+        let store: Arc<dyn Store> = Arc::new(store);
+        let registry = Registry::start(store.clone(), options);
         registry.bootstrap().await.expect("the store is there");
         let socket = directory.path().join("api.sock");
         let listener = server::bind(&Address::Unix(socket.clone())).await.expect("a free path");
@@ -61,7 +67,13 @@ impl Server {
         let (health, _) = tonic_health::server::health_reporter();
         let api = ObjectApi::new(registry.clone(), Arc::new(Metrics::default()));
         tokio::spawn(server::serve(vec![listener], api, stop.clone(), Duration::ZERO, health));
-        Self { registry, socket, stop, _directory: directory }
+        Self {
+            registry,
+            store,
+            socket,
+            stop,
+            _directory: directory,
+        }
     }
 
     /// A client with a connection of its own.
@@ -81,14 +93,26 @@ impl Drop for Server {
 
 /// Fails when `what` takes too long.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
 /// A pod of one container.
 pub fn pod(name: &str) -> v1::Pod {
-    let container = Container { name: "web".into(), image: "example/web:1".into(), ..Default::default() };
-    let spec = v1::PodSpec { containers: vec![container], ..Default::default() };
-    let mut pod = v1::Pod { spec: Some(spec), ..Default::default() };
+    let container = Container {
+        name: "web".into(),
+        image: "example/web:1".into(),
+        ..Default::default()
+    };
+    let spec = v1::PodSpec {
+        containers: vec![container],
+        ..Default::default()
+    };
+    let mut pod = v1::Pod {
+        spec: Some(spec),
+        ..Default::default()
+    };
     name.clone_into(&mut pod.meta_mut().name);
     pod
 }
@@ -102,9 +126,19 @@ pub fn labelled(name: &str, key: &str, value: &str) -> v1::Pod {
 
 /// A service with port 80.
 pub fn service(name: &str, cluster_ip: &str) -> v1::Service {
-    let port = v1::ServicePort { port: 80, ..Default::default() };
-    let spec = v1::ServiceSpec { ports: vec![port], cluster_ip: cluster_ip.into(), ..Default::default() };
-    let mut service = v1::Service { spec: Some(spec), ..Default::default() };
+    let port = v1::ServicePort {
+        port: 80,
+        ..Default::default()
+    };
+    let spec = v1::ServiceSpec {
+        ports: vec![port],
+        cluster_ip: cluster_ip.into(),
+        ..Default::default()
+    };
+    let mut service = v1::Service {
+        spec: Some(spec),
+        ..Default::default()
+    };
     name.clone_into(&mut service.meta_mut().name);
     service
 }
@@ -137,22 +171,37 @@ pub trait Verbs {
 #[tonic::async_trait]
 impl Verbs for Client {
     async fn make<T: Resource>(&mut self, object: T) -> Result<T, Status> {
-        let request = CreateRequest { object: Some(object.into_object()), dry_run: false };
+        let request = CreateRequest {
+            object: Some(object.into_object()),
+            dry_run: false,
+        };
         self.create(request).await.map(|answer| unwrap(answer.into_inner()))
     }
 
     async fn put<T: Resource>(&mut self, object: T) -> Result<T, Status> {
-        let request = UpdateRequest { object: Some(object.into_object()), dry_run: false };
+        let request = UpdateRequest {
+            object: Some(object.into_object()),
+            dry_run: false,
+        };
         self.update(request).await.map(|answer| unwrap(answer.into_inner()))
     }
 
     async fn put_status<T: Resource>(&mut self, object: T) -> Result<T, Status> {
-        let request = UpdateRequest { object: Some(object.into_object()), dry_run: false };
-        self.update_status(request).await.map(|answer| unwrap(answer.into_inner()))
+        let request = UpdateRequest {
+            object: Some(object.into_object()),
+            dry_run: false,
+        };
+        self.update_status(request)
+            .await
+            .map(|answer| unwrap(answer.into_inner()))
     }
 
     async fn read<T: Resource>(&mut self, name: &str) -> Result<T, Status> {
-        let request = GetRequest { kind: T::KIND.name().into(), name: name.into(), ..Default::default() };
+        let request = GetRequest {
+            kind: T::KIND.name().into(),
+            name: name.into(),
+            ..Default::default()
+        };
         self.get(request).await.map(|answer| unwrap(answer.into_inner()))
     }
 
@@ -167,7 +216,12 @@ impl Verbs for Client {
     }
 
     async fn assign(&mut self, pod: &str, uid: &str, node: &str) -> Result<v1::Pod, Status> {
-        let request = BindRequest { namespace: String::new(), pod: pod.into(), uid: uid.into(), node: node.into() };
+        let request = BindRequest {
+            namespace: String::new(),
+            pod: pod.into(),
+            uid: uid.into(),
+            node: node.into(),
+        };
         self.bind(request).await.map(|answer| unwrap(answer.into_inner()))
     }
 
@@ -182,30 +236,46 @@ impl Verbs for Client {
 
 /// A list of all pods.
 pub fn all_pods() -> ListRequest {
-    ListRequest { kind: "Pod".into(), ..Default::default() }
+    ListRequest {
+        kind: "Pod".into(),
+        ..Default::default()
+    }
 }
 
 /// A watch of all pods.
 pub fn pods_from(resource_version: &str) -> WatchRequest {
-    WatchRequest { kind: "Pod".into(), resource_version: resource_version.into(), ..Default::default() }
+    WatchRequest {
+        kind: "Pod".into(),
+        resource_version: resource_version.into(),
+        ..Default::default()
+    }
 }
 
 /// A version of the pods to watch from. Not 0, which would begin with what is there.
 pub async fn version_now(client: &mut Client) -> String {
-    client.make(pod("before")).await.expect("a new pod");
+    let mut before = pod("before");
+    before.spec.as_mut().expect("a specification").scheduler_name = "another".into();
+    client.make(before).await.expect("a new pod");
     client.remove(Kind::Pod, "before", None).await.expect("the pod");
     client.page(all_pods()).await.expect("a list").resource_version
 }
 
 /// The next event as "ADDED name", or "BOOKMARK".
 pub async fn next(stream: &mut Streaming<WatchEvent>) -> String {
-    let event = within("watch event", stream.message()).await.expect("no error").expect("not the end");
+    let event = within("watch event", stream.message())
+        .await
+        .expect("no error")
+        .expect("not the end");
     describe(&event)
 }
 
 /// An event as "ADDED name", or "BOOKMARK".
 pub fn describe(event: &WatchEvent) -> String {
-    let name = event.object.as_ref().and_then(Object::meta).map(|meta| meta.name.clone());
+    let name = event
+        .object
+        .as_ref()
+        .and_then(Object::meta)
+        .map(|meta| meta.name.clone());
     match (event.r#type(), name) {
         (Type::Bookmark, _) => "BOOKMARK".into(),
         (kind, name) => format!("{} {}", kind.as_str_name(), name.unwrap_or_default()),
@@ -214,5 +284,9 @@ pub fn describe(event: &WatchEvent) -> String {
 
 /// Names of a list.
 pub fn names(list: &ObjectList) -> Vec<String> {
-    list.items.iter().filter_map(Object::meta).map(|meta| meta.name.clone()).collect()
+    list.items
+        .iter()
+        .filter_map(Object::meta)
+        .map(|meta| meta.name.clone())
+        .collect()
 }
