@@ -214,9 +214,8 @@ impl Candidate {
             let asked = Instant::now();
             match timeout(left, self.store.keep_alive(lease)).await {
                 Ok(Ok(())) => renewed = asked,
-                Ok(Err(StoreError::LeaseNotFound { .. })) => return,
+                Ok(Err(StoreError::LeaseNotFound { .. })) | Err(_) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew leadership"),
-                Err(_) => return,
             }
             sleep(self.ttl / 6).await;
         }

@@ -34,7 +34,7 @@ impl Policy {
 
     /// How often to ask.
     pub(super) fn interval(&self) -> Duration {
-        (self.retention / 5).clamp(Duration::from_millis(100), Duration::from_secs(60))
+        (self.retention / 5).clamp(Duration::from_millis(100), Duration::from_mins(1))
     }
 
     /// The revision to compact to now, given the last one.

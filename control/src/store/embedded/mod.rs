@@ -51,7 +51,7 @@ impl EmbeddedOptions {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
-            retention: Duration::from_secs(300),
+            retention: Duration::from_mins(5),
             max_revisions: 100_000,
             cache_bytes: 64 << 20,
         }

@@ -46,7 +46,7 @@ impl EtcdOptions {
         Self {
             endpoints,
             prefix: prefix.into(),
-            retention: Some(Duration::from_secs(300)),
+            retention: Some(Duration::from_mins(5)),
             request_timeout: Duration::from_secs(5),
         }
     }
