@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use nix::{
@@ -43,27 +44,63 @@ pub struct Unfit(pub Vec<Missing>);
 /// Tries everything the agent needs.
 pub fn check() -> Vec<Check> {
     vec![
-        tried("rights", rights(), "run causeway-agent as root (with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF)"),
-        tried("bpf(2)", bpf_syscall(), "use a kernel built with CONFIG_BPF_SYSCALL, and leave kernel lockdown off"),
+        tried(
+            "rights",
+            rights(),
+            "run causeway-agent as root (with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF)",
+        ),
+        tried(
+            "bpf(2)",
+            bpf_syscall(),
+            "use a kernel built with CONFIG_BPF_SYSCALL, and leave kernel lockdown off",
+        ),
         tried("BTF", kernel_btf(), "use a kernel built with CONFIG_DEBUG_INFO_BTF"),
-        tried("cgroup v2", cgroup_v2(), "mount one: mount -t cgroup2 none /sys/fs/cgroup/unified"),
-        tried("namespaces", namespaces(), "use a kernel with net, ipc, uts, pid and mount namespaces"),
-        tried("overlayfs", overlayfs(), "use a kernel with CONFIG_OVERLAY_FS, or load the module: modprobe overlay"),
+        tried(
+            "cgroup v2",
+            cgroup_v2(),
+            "mount one: mount -t cgroup2 none /sys/fs/cgroup/unified",
+        ),
+        tried(
+            "namespaces",
+            namespaces(),
+            "use a kernel with net, ipc, uts, pid and mount namespaces",
+        ),
+        tried(
+            "overlayfs",
+            overlayfs(),
+            "use a kernel with CONFIG_OVERLAY_FS, or load the module: modprobe overlay",
+        ),
     ]
 }
 
 /// Tries everything and reports all that is missing.
 pub fn require() -> Result<(), Unfit> {
     let missing: Vec<_> = check().into_iter().filter_map(|check| check.result.err()).collect();
-    if missing.is_empty() { Ok(()) } else { Err(Unfit(missing)) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Unfit(missing))
+    }
 }
 
 fn tried(name: &'static str, result: Result<String, String>, remedy: &'static str) -> Check {
-    Check { name, result: result.map_err(|found| Missing { what: name, found, remedy }) }
+    Check {
+        name,
+        result: result.map_err(|found| Missing {
+            what: name,
+            found,
+            remedy,
+        }),
+    }
 }
 
 /// Capabilities (capability.h) without which nothing works.
-const NEEDED: [(u32, &str); 4] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (5, "CAP_KILL"), (1, "CAP_DAC_OVERRIDE")];
+const NEEDED: [(u32, &str); 4] = [
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (5, "CAP_KILL"),
+    (1, "CAP_DAC_OVERRIDE"),
+];
 
 fn rights() -> Result<String, String> {
     if !geteuid().is_root() {
@@ -75,8 +112,16 @@ fn rights() -> Result<String, String> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
         .ok_or("/proc/self/status has no CapEff line")?;
-    let lacking: Vec<_> = NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
-    if lacking.is_empty() { Ok("root".into()) } else { Err(format!("{} missing", lacking.join(", "))) }
+    let lacking: Vec<_> = NEEDED
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if lacking.is_empty() {
+        Ok("root".into())
+    } else {
+        Err(format!("{} missing", lacking.join(", ")))
+    }
 }
 
 /// `BPF_MAP_CREATE` of linux/bpf.h.
@@ -115,9 +160,12 @@ fn cgroup_v2_mount(mountinfo: &str) -> Option<PathBuf> {
 }
 
 fn cgroup_v2() -> Result<String, String> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+    let mountinfo =
+        fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
     let root = cgroup_v2_mount(&mountinfo).ok_or("no cgroup v2 hierarchy is mounted")?;
-    let probe = root.join(format!("causeway-check-{}", std::process::id()));
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    let number = TRIES.fetch_add(1, Ordering::Relaxed);
+    let probe = root.join(format!("causeway-check-{}-{number}", std::process::id()));
     fs::create_dir(&probe).map_err(|error| format!("creating a cgroup below {} failed: {error}", root.display()))?;
     fs::remove_dir(&probe).map_err(|error| format!("removing the cgroup {} failed: {error}", probe.display()))?;
     Ok(root.display().to_string())
@@ -159,8 +207,14 @@ fn overlayfs() -> Result<String, String> {
             fs::create_dir(place.join(name)).map_err(|error| failed("creating a directory", &error))?;
         }
         let options = Some("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work");
-        mount(Some("overlay"), &place.join("merged"), Some("overlay"), MsFlags::empty(), options)
-            .map_err(|error| failed("mounting an overlay", &error))?;
+        mount(
+            Some("overlay"),
+            &place.join("merged"),
+            Some("overlay"),
+            MsFlags::empty(),
+            options,
+        )
+        .map_err(|error| failed("mounting an overlay", &error))?;
         Ok("mountable".into())
     })
 }
@@ -176,7 +230,10 @@ mod tests {
         assert_eq!(cgroup_v2_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
         let pure = "31 23 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 none rw\n";
         assert_eq!(cgroup_v2_mount(pure), Some(PathBuf::from("/sys/fs/cgroup")));
-        assert_eq!(cgroup_v2_mount("30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(
+            cgroup_v2_mount("30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"),
+            None
+        );
     }
 
     #[test]
@@ -184,12 +241,18 @@ mod tests {
         require().unwrap();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = cgroup_v2_mount(&mountinfo).unwrap();
-        assert!(!root.join(format!("causeway-check-{}", std::process::id())).exists());
+        let own = format!("causeway-check-{}-", std::process::id());
+        let left = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with(&own)));
     }
 
     #[test]
     fn every_missing_thing_is_named_with_its_remedy() {
-        let missing = |what| Missing { what, found: "not found".into(), remedy: "get it" };
+        let missing = |what| Missing {
+            what,
+            found: "not found".into(),
+            remedy: "get it",
+        };
         let text = Unfit(vec![missing("BTF"), missing("overlayfs")]).to_string();
         assert_eq!(
             text,

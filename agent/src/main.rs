@@ -54,7 +54,10 @@ fn check() -> ExitCode {
 fn run(options: &Run) -> anyhow::Result<ExitCode> {
     start_logging(options)?;
     let config = options.resolve()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the async runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?;
     let result = runtime.block_on(async {
         let stop = CancellationToken::new();
         let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -76,7 +79,9 @@ fn run(options: &Run) -> anyhow::Result<ExitCode> {
 fn start_logging(options: &Run) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
         .with_context(|| format!("--log {} is not a level or a list of directives", options.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match options.log_format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),

@@ -77,11 +77,31 @@ impl PodMetrics {
     /// Adds the metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("pods", "Pods on this node, ending ones included", self.pods.clone());
-        registry.register("container_starts", "Containers started, restarts included", self.started.clone());
-        registry.register("container_restarts", "Containers started again after they had ended", self.restarts.clone());
-        registry.register("container_exits", "Containers that ended, by reason", self.exits.clone());
-        registry.register("pod_action_failures", "Steps for a pod that failed and are retried", self.failures.clone());
-        registry.register("probe_results", "Probe results, by probe and result", self.probes.clone());
+        registry.register(
+            "container_starts",
+            "Containers started, restarts included",
+            self.started.clone(),
+        );
+        registry.register(
+            "container_restarts",
+            "Containers started again after they had ended",
+            self.restarts.clone(),
+        );
+        registry.register(
+            "container_exits",
+            "Containers that ended, by reason",
+            self.exits.clone(),
+        );
+        registry.register(
+            "pod_action_failures",
+            "Steps for a pod that failed and are retried",
+            self.failures.clone(),
+        );
+        registry.register(
+            "probe_results",
+            "Probe results, by probe and result",
+            self.probes.clone(),
+        );
     }
 
     /// Sets the number of pods.
@@ -167,15 +187,25 @@ impl SyncMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let help = "Time of a pass that brings the data path in line";
         registry.register_with_unit("sync_duration", help, Unit::Seconds, self.duration.clone());
-        registry.register("sync_failures", "Passes that failed and are retried", self.failures.clone());
+        registry.register(
+            "sync_failures",
+            "Passes that failed and are retried",
+            self.failures.clone(),
+        );
         let help = "Service ports that the data path could not take";
         registry.register("services_not_applied", help, self.not_applied.clone());
-        registry.register("service_changes", "Service entries written or removed", self.written.clone());
+        registry.register(
+            "service_changes",
+            "Service entries written or removed",
+            self.written.clone(),
+        );
     }
 
     /// Notes a pass.
     pub fn passed(&self, what: Synced, took: Duration, ok: bool) {
-        self.duration.get_or_create(&SyncLabels { what }).observe(took.as_secs_f64());
+        self.duration
+            .get_or_create(&SyncLabels { what })
+            .observe(took.as_secs_f64());
         if !ok {
             self.failures.get_or_create(&SyncLabels { what }).inc();
         }

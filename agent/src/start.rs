@@ -70,7 +70,14 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
     .await
     .context("opening the pod sandboxes")?;
     let network = Network::new()?;
-    let mut agent = Agent { options, config, runtime, network, tasks: JoinSet::new(), stop };
+    let mut agent = Agent {
+        options,
+        config,
+        runtime,
+        network,
+        tasks: JoinSet::new(),
+        stop,
+    };
 
     // With the range known from before, traffic is in order before anybody is asked anything.
     let remembered = read_range(&config.state_dir)?;
@@ -105,13 +112,20 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         }
     };
     let mut registry = Registry::with_prefix("causeway_agent");
-    agent.spawn_pods(&client, &watches, range, opened.clone(), &mut registry).await?;
+    agent
+        .spawn_pods(&client, &watches, range, opened.clone(), &mut registry)
+        .await?;
     let (datapath, _) = opened;
-    registry.sub_registry_with_prefix("datapath").register_collector(Box::new(api::datapath::DatapathMetrics::new(
-        datapath,
-        config.pin_dir.clone(),
-    )));
-    let served = Served { registry: Arc::new(registry), health: watch_health };
+    registry
+        .sub_registry_with_prefix("datapath")
+        .register_collector(Box::new(api::datapath::DatapathMetrics::new(
+            datapath,
+            config.pin_dir.clone(),
+        )));
+    let served = Served {
+        registry: Arc::new(registry),
+        health: watch_health,
+    };
     agent.tasks.spawn(api::http::serve(http, served));
     agent.watch_range(&watches, range, health);
     tracing::info!(node = config.node_name, %range, "ready");
@@ -149,7 +163,11 @@ impl Agent<'_> {
             pod_range: prefix(range),
             router_address: IpAddr::V4(range.router()),
         };
-        let tunnel = self.network.ensure_node(&net).await.context("setting up the node's network")?;
+        let tunnel = self
+            .network
+            .ensure_node(&net)
+            .await
+            .context("setting up the node's network")?;
         let path = DatapathConfig {
             bpffs: options.bpffs.clone(),
             pin_dir: config.pin_dir.clone(),
@@ -162,7 +180,9 @@ impl Agent<'_> {
             tc: TcAttachment::Probe,
         };
         let begun = std::time::Instant::now();
-        let datapath = tokio::task::spawn_blocking(move || Datapath::open(&path)).await?.context("opening the data path")?;
+        let datapath = tokio::task::spawn_blocking(move || Datapath::open(&path))
+            .await?
+            .context("opening the data path")?;
         tracing::info!(took = ?begun.elapsed(), "data path open");
         Ok((datapath, tunnel))
     }
@@ -177,7 +197,8 @@ impl Agent<'_> {
             cpu_millis: self.options.cpu_millis,
             memory_bytes: self.options.memory_bytes,
         });
-        self.tasks.spawn(node::run::run(client.clone(), watches.nodes.clone(), facts, health));
+        self.tasks
+            .spawn(node::run::run(client.clone(), watches.nodes.clone(), facts, health));
         let (name, interval) = (self.config.node_name.clone(), self.options.heartbeat_interval);
         self.tasks.spawn(node::lease::run(client.clone(), name, interval));
     }
@@ -186,7 +207,11 @@ impl Agent<'_> {
     async fn wait_for_range(&mut self, watches: &Watches) -> Option<Prefix> {
         let mut changes = watches.nodes.changes();
         loop {
-            if let Some(range) = watches.nodes.get("", &self.config.node_name).and_then(|node| pod_range(&node)) {
+            if let Some(range) = watches
+                .nodes
+                .get("", &self.config.node_name)
+                .and_then(|node| pod_range(&node))
+            {
                 return Some(range);
             }
             tokio::select! {
@@ -217,8 +242,10 @@ impl Agent<'_> {
             tracing::error!(error = crate::reconcile::pods::chain(&error), "pod record ignored");
         }
         let sandboxes = self.runtime.sandboxes().await.context("looking for pod sandboxes")?;
-        let strays: Vec<_> =
-            sandboxes.into_iter().filter(|state| !remembered.iter().any(|record| record.uid() == state.id.0)).collect();
+        let strays: Vec<_> = sandboxes
+            .into_iter()
+            .filter(|state| !remembered.iter().any(|record| record.uid() == state.id.0))
+            .collect();
         let machine = NodeMachine {
             runtime: self.runtime.clone(),
             images: ImageStore::open(&config.state_dir).context("opening the image store")?,
@@ -293,7 +320,9 @@ impl Agent<'_> {
 
 /// Addresses that remembered pods and unexplained sandboxes use.
 fn owned_addresses(records: &[Record], strays: &[SandboxState]) -> BTreeMap<String, std::net::Ipv4Addr> {
-    let of_records = records.iter().filter_map(|record| Some((record.uid().to_owned(), record.address?)));
+    let of_records = records
+        .iter()
+        .filter_map(|record| Some((record.uid().to_owned(), record.address?)));
     let of_strays = strays.iter().filter_map(|state| {
         let addresses = &state.spec.as_ref()?.addresses;
         let address = addresses.iter().find_map(|address| match address {
@@ -317,7 +346,10 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::Error::new(error).context(format!("another agent uses the state directory {}", state_dir.display()))
+        anyhow::Error::new(error).context(format!(
+            "another agent uses the state directory {}",
+            state_dir.display()
+        ))
     })
 }
 
@@ -327,7 +359,11 @@ const RANGE_FILE: &str = "pod-range";
 fn read_range(state_dir: &Path) -> anyhow::Result<Option<Prefix>> {
     let path = state_dir.join(RANGE_FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().parse().with_context(|| format!("reading {}", path.display()))?)),
+        Ok(text) => Ok(Some(
+            text.trim()
+                .parse()
+                .with_context(|| format!("reading {}", path.display()))?,
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
@@ -352,7 +388,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = lock(directory.path()).unwrap();
         let error = lock(directory.path()).unwrap_err();
-        assert!(error.to_string().starts_with("another agent uses the state directory"), "{error}");
+        assert!(
+            error.to_string().starts_with("another agent uses the state directory"),
+            "{error}"
+        );
         drop(first);
         lock(directory.path()).unwrap();
     }

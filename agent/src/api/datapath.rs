@@ -33,14 +33,20 @@ type Occupancy = BTreeMap<&'static str, (u64, u64)>;
 
 impl fmt::Debug for DatapathMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DatapathMetrics").field("pin_dir", &self.pin_dir).finish_non_exhaustive()
+        f.debug_struct("DatapathMetrics")
+            .field("pin_dir", &self.pin_dir)
+            .finish_non_exhaustive()
     }
 }
 
 impl DatapathMetrics {
     /// Metrics of the maps pinned below `pin_dir`.
     pub fn new(datapath: Datapath, pin_dir: PathBuf) -> Self {
-        Self { datapath, pin_dir, occupancy: Mutex::default() }
+        Self {
+            datapath,
+            pin_dir,
+            occupancy: Mutex::default(),
+        }
     }
 
     fn occupancy(&self) -> Option<Occupancy> {
@@ -49,7 +55,9 @@ impl DatapathMetrics {
             Some((at, occupancy)) if at.elapsed() < OCCUPANCY_INTERVAL => Some(occupancy.clone()),
             _ => {
                 let fresh = count(&self.pin_dir)
-                    .inspect_err(|error| tracing::warn!(error = crate::reconcile::pods::chain(error), "maps not counted"))
+                    .inspect_err(|error| {
+                        tracing::warn!(error = crate::reconcile::pods::chain(error), "maps not counted")
+                    })
                     .ok()?;
                 *cached = Some((Instant::now(), fresh.clone()));
                 Some(fresh)
@@ -60,29 +68,60 @@ impl DatapathMetrics {
 
 fn count(pin_dir: &std::path::Path) -> Result<Occupancy, MapsError> {
     let maps = PinnedMaps::open(pin_dir)?;
-    let backends = (0..maps.backends.len()).filter(|index| maps.backends.flags(*index).is_some_and(|f| f & IN_USE != 0));
+    let backends =
+        (0..maps.backends.len()).filter(|index| maps.backends.flags(*index).is_some_and(|f| f & IN_USE != 0));
     let sizes = [
         ("services", maps.services.entries()?.len(), maps.services.max_entries()),
         ("backends", backends.count(), maps.backends.len()),
         ("pods", maps.pods.entries()?.len(), maps.pods.max_entries()),
-        ("conntrack", maps.conntrack.entries()?.len(), maps.conntrack.max_entries()),
-        ("conntrack_new", maps.conntrack_new.entries()?.len(), maps.conntrack_new.max_entries()),
-        ("socket_replies", maps.socket_replies.entries()?.len(), maps.socket_replies.max_entries()),
+        (
+            "conntrack",
+            maps.conntrack.entries()?.len(),
+            maps.conntrack.max_entries(),
+        ),
+        (
+            "conntrack_new",
+            maps.conntrack_new.entries()?.len(),
+            maps.conntrack_new.max_entries(),
+        ),
+        (
+            "socket_replies",
+            maps.socket_replies.entries()?.len(),
+            maps.socket_replies.max_entries(),
+        ),
     ];
-    Ok(sizes.into_iter().map(|(name, used, room)| (name, (used as u64, u64::from(room)))).collect())
+    Ok(sizes
+        .into_iter()
+        .map(|(name, used, room)| (name, (used as u64, u64::from(room))))
+        .collect())
 }
 
 impl Collector for DatapathMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let traffic = self.datapath.service_traffic().unwrap_or_default();
         let sum = |field: fn(&causeway_abi::counter::ServiceCounters) -> u64| {
-            traffic.iter().map(|service| field(&service.counters)).fold(0_u64, u64::wrapping_add)
+            traffic
+                .iter()
+                .map(|service| field(&service.counters))
+                .fold(0_u64, u64::wrapping_add)
         };
         for (name, help, value) in [
-            ("service_connections", "Connections to services that were given a backend", sum(|c| c.connections)),
-            ("service_packets", "Packets to and from services that were translated one by one", sum(|c| c.packets)),
+            (
+                "service_connections",
+                "Connections to services that were given a backend",
+                sum(|c| c.connections),
+            ),
+            (
+                "service_packets",
+                "Packets to and from services that were translated one by one",
+                sum(|c| c.packets),
+            ),
             ("service_bytes", "Bytes of those packets", sum(|c| c.bytes)),
-            ("service_drops", "Connections and packets to services that were refused", sum(|c| c.drops)),
+            (
+                "service_drops",
+                "Connections and packets to services that were refused",
+                sum(|c| c.drops),
+            ),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -97,7 +136,11 @@ impl Collector for DatapathMetrics {
         }
         let occupancy = self.occupancy().unwrap_or_default();
         for (name, help, pick) in [
-            ("map_entries", "Entries in a BPF map", (|of| of.0) as fn(&(u64, u64)) -> u64),
+            (
+                "map_entries",
+                "Entries in a BPF map",
+                (|of| of.0) as fn(&(u64, u64)) -> u64,
+            ),
             ("map_capacity", "Entries a BPF map has room for", |of| of.1),
         ] {
             let first = ConstGauge::new(0_u64);

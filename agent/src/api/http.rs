@@ -32,7 +32,11 @@ pub struct ListenError {
 
 /// Opens a listening socket; `option` names the flag in the error.
 pub async fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, option, source })
+    TcpListener::bind(address).await.map_err(|source| ListenError {
+        address,
+        option,
+        source,
+    })
 }
 
 /// What is served.
@@ -46,7 +50,10 @@ pub struct Served {
 
 /// The routes.
 pub fn router(served: Served) -> Router {
-    Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(served)
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .with_state(served)
 }
 
 /// Serves until dropped.

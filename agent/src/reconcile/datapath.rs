@@ -82,8 +82,12 @@ impl Driver {
         let desired = desired_services(&services, &endpoints, &self.node_name);
         let report = self.datapath.sync_services(&desired);
         let took = begun.elapsed();
-        self.metrics.passed(Synced::services, took, report.not_applied.is_empty());
-        self.metrics.services(report.not_applied.len(), report.services_written + report.services_removed);
+        self.metrics
+            .passed(Synced::services, took, report.not_applied.is_empty());
+        self.metrics.services(
+            report.not_applied.len(),
+            report.services_written + report.services_removed,
+        );
         if !report.is_unchanged() {
             tracing::info!(
                 services = desired.services.len(),
@@ -104,7 +108,8 @@ impl Driver {
         for failure in &report.not_applied {
             if !refused.contains(&failure.to_string()) {
                 let message = format!("node {}: {failure}", self.node_name);
-                self.recorder.record_about(self.about(&failure.name), Severity::Warning, "FailedToProgram", message);
+                self.recorder
+                    .record_about(self.about(&failure.name), Severity::Warning, "FailedToProgram", message);
             }
         }
         *refused = now;

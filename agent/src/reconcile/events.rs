@@ -62,7 +62,10 @@ impl Recorder {
     /// Starts the writing task; events carry `component` and `host` as their source. It ends with the last recorder.
     pub fn start(client: Client, component: &str, host: &str) -> Self {
         let (queue, happenings) = mpsc::channel(QUEUE);
-        let source = EventSource { component: component.to_owned(), host: host.to_owned() };
+        let source = EventSource {
+            component: component.to_owned(),
+            host: host.to_owned(),
+        };
         tokio::spawn(write_all(client, source, happenings));
         Self { queue }
     }
@@ -70,11 +73,19 @@ impl Recorder {
     /// A recorder that keeps nothing, for tests.
     #[cfg(test)]
     pub fn disconnected() -> Self {
-        Self { queue: mpsc::channel(1).0 }
+        Self {
+            queue: mpsc::channel(1).0,
+        }
     }
 
     /// Records that something happened to `object`. Never blocks; without room in the queue the event is only logged.
-    pub fn record<T: Resource>(&self, object: &T, severity: Severity, reason: &'static str, message: impl Into<String>) {
+    pub fn record<T: Resource>(
+        &self,
+        object: &T,
+        severity: Severity,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.record_about(reference(object), severity, reason, message);
     }
 
@@ -92,7 +103,13 @@ impl Recorder {
             Severity::Normal => tracing::info!(object, reason, "{message}"),
             Severity::Warning => tracing::warn!(object, reason, "{message}"),
         }
-        let happening = Happening { about, severity, reason, message, at: SystemTime::now() };
+        let happening = Happening {
+            about,
+            severity,
+            reason,
+            message,
+            at: SystemTime::now(),
+        };
         if let Err(mpsc::error::TrySendError::Full(lost)) = self.queue.try_send(happening) {
             tracing::debug!(reason = lost.reason, "event queue is full, event dropped");
         }
@@ -135,7 +152,11 @@ async fn write(client: &Client, known: &mut Aggregator, key: &Key) {
     let mut backoff = Backoff::default();
     while let Some(event) = known.written_form(key) {
         let created = event.meta().resource_version.is_empty();
-        let answer = if created { client.create(event).await } else { client.update(event).await };
+        let answer = if created {
+            client.create(event).await
+        } else {
+            client.update(event).await
+        };
         match answer {
             Ok(stored) => return known.stored(key, stored),
             // The object was collected, or somebody else changed it: begin a new one.
@@ -178,7 +199,10 @@ struct Aggregator {
 
 impl Aggregator {
     fn new(source: EventSource) -> Self {
-        Self { source, events: HashMap::new() }
+        Self {
+            source,
+            events: HashMap::new(),
+        }
     }
 
     /// Takes a happening; answers its key when it should be written now.
@@ -207,8 +231,13 @@ impl Aggregator {
 
     /// Keys of the events that repeated since they were written. Forgets the old ones.
     fn due(&mut self, now: SystemTime) -> Vec<Key> {
-        self.events.retain(|_, known| known.dirty || known.written_at.is_none_or(|at| since(at, now) < FORGET_AFTER));
-        self.events.iter().filter(|(_, known)| known.dirty).map(|(key, _)| key.clone()).collect()
+        self.events
+            .retain(|_, known| known.dirty || known.written_at.is_none_or(|at| since(at, now) < FORGET_AFTER));
+        self.events
+            .iter()
+            .filter(|(_, known)| known.dirty)
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     fn written_form(&self, key: &Key) -> Option<Event> {
@@ -217,7 +246,11 @@ impl Aggregator {
 
     fn stored(&mut self, key: &Key, stored: Event) {
         if let Some(known) = self.events.get_mut(key) {
-            *known = Known { event: stored, dirty: false, written_at: Some(SystemTime::now()) };
+            *known = Known {
+                event: stored,
+                dirty: false,
+                written_at: Some(SystemTime::now()),
+            };
         }
     }
 
@@ -235,8 +268,18 @@ impl Aggregator {
 }
 
 fn fresh(happening: Happening, source: &EventSource) -> Event {
-    let Happening { about, severity, reason, mut message, at } = happening;
-    let namespace = if about.namespace.is_empty() { "default" } else { &about.namespace };
+    let Happening {
+        about,
+        severity,
+        reason,
+        mut message,
+        at,
+    } = happening;
+    let namespace = if about.namespace.is_empty() {
+        "default"
+    } else {
+        &about.namespace
+    };
     message.truncate(message.floor_char_boundary(MESSAGE_MAX));
     Event {
         metadata: Some(metadata(&about.name, namespace.to_owned(), at)),
@@ -255,7 +298,11 @@ fn metadata(about: &str, namespace: String, at: SystemTime) -> ObjectMeta {
     let nanos = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     // Room for the suffix in a name of 253 bytes.
     let stem = about.chars().take(230).collect::<String>();
-    ObjectMeta { name: format!("{stem}.{nanos:016x}"), namespace, ..ObjectMeta::default() }
+    ObjectMeta {
+        name: format!("{stem}.{nanos:016x}"),
+        namespace,
+        ..ObjectMeta::default()
+    }
 }
 
 fn since(then: SystemTime, now: SystemTime) -> Duration {
@@ -287,7 +334,10 @@ mod tests {
     }
 
     fn aggregator() -> Aggregator {
-        Aggregator::new(EventSource { component: "causeway-agent".into(), host: "node-1".into() })
+        Aggregator::new(EventSource {
+            component: "causeway-agent".into(),
+            host: "node-1".into(),
+        })
     }
 
     #[test]
@@ -295,7 +345,10 @@ mod tests {
         let mut known = aggregator();
         let key = known.note(happening("status 503", 1)).unwrap();
         let event = known.written_form(&key).unwrap();
-        assert_eq!((event.count, event.r#type.as_str(), event.meta().namespace.as_str()), (1, "Warning", "shop"));
+        assert_eq!(
+            (event.count, event.r#type.as_str(), event.meta().namespace.as_str()),
+            (1, "Warning", "shop")
+        );
         assert!(event.meta().name.starts_with("web."));
         assert!(known.note(happening("status 500", 1)).is_some());
     }
@@ -309,14 +362,26 @@ mod tests {
         stored.meta_mut().resource_version = "7".into();
         known.stored(&key, stored);
         for _ in 0..3 {
-            assert_eq!(known.note(Happening { at: now, ..happening("status 503", 1) }), None);
+            assert_eq!(
+                known.note(Happening {
+                    at: now,
+                    ..happening("status 503", 1)
+                }),
+                None
+            );
         }
         assert_eq!(known.due(now), [key.clone()]);
         let event = known.written_form(&key).unwrap();
         assert_eq!((event.count, event.meta().resource_version.as_str()), (4, "7"));
         known.stored(&key, event);
         assert_eq!(known.due(SystemTime::now()), []);
-        assert_eq!(known.note(Happening { at: now + 2 * REPEAT_INTERVAL, ..happening("status 503", 1) }), Some(key));
+        assert_eq!(
+            known.note(Happening {
+                at: now + 2 * REPEAT_INTERVAL,
+                ..happening("status 503", 1)
+            }),
+            Some(key)
+        );
     }
 
     #[test]
@@ -329,7 +394,14 @@ mod tests {
         known.stored(&key, stored);
         known.renew(&key);
         let event = known.written_form(&key).unwrap();
-        assert_eq!((event.count, event.meta().resource_version.as_str(), event.meta().namespace.as_str()), (5, "", "shop"));
+        assert_eq!(
+            (
+                event.count,
+                event.meta().resource_version.as_str(),
+                event.meta().namespace.as_str()
+            ),
+            (5, "", "shop")
+        );
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub fn desired_routes<'a>(
     let mut routes: Vec<(Prefix, DesiredRoute)> = Vec::new();
     for node in nodes {
         let name = node.metadata.as_ref().map_or("", |meta| &meta.name);
-        let (Some(range), Some(address)) = (pod_range(node), internal_address(node)) else { continue };
+        let (Some(range), Some(address)) = (pod_range(node), internal_address(node)) else {
+            continue;
+        };
         if name == own {
             continue;
         }
@@ -26,12 +28,20 @@ pub fn desired_routes<'a>(
             tracing::warn!(node = name, %range, %cluster, "pod range is outside the cluster's; no route");
             continue;
         }
-        if routes.iter().any(|(other, _)| other.contains(range.network()) || range.contains(other.network())) {
+        if routes
+            .iter()
+            .any(|(other, _)| other.contains(range.network()) || range.contains(other.network()))
+        {
             tracing::warn!(node = name, %range, "pod range overlaps another node's; no route");
             continue;
         }
         let address_of_range = IpAddr::V4(range.network());
-        let route = DesiredRoute { address: address_of_range, prefix_len: range.length(), node: address, vni };
+        let route = DesiredRoute {
+            address: address_of_range,
+            prefix_len: range.length(),
+            node: address,
+            vni,
+        };
         routes.push((range, route));
     }
     routes.into_iter().map(|(_, route)| route).collect()
@@ -43,12 +53,19 @@ pub fn pod_range(node: &Node) -> Option<Prefix> {
     if text.is_empty() {
         return None;
     }
-    text.parse().inspect_err(|error| tracing::warn!(%error, "pod range not understood")).ok()
+    text.parse()
+        .inspect_err(|error| tracing::warn!(%error, "pod range not understood"))
+        .ok()
 }
 
 fn internal_address(node: &Node) -> Option<IpAddr> {
     let addresses = &node.status.as_ref()?.addresses;
-    addresses.iter().find(|address| address.r#type == "InternalIP")?.address.parse().ok()
+    addresses
+        .iter()
+        .find(|address| address.r#type == "InternalIP")?
+        .address
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -59,12 +76,24 @@ mod tests {
 
     fn node(name: &str, range: &str, address: &str) -> Node {
         Node {
-            metadata: Some(ObjectMeta { name: name.into(), ..ObjectMeta::default() }),
-            spec: Some(NodeSpec { pod_cidr: range.into(), ..NodeSpec::default() }),
+            metadata: Some(ObjectMeta {
+                name: name.into(),
+                ..ObjectMeta::default()
+            }),
+            spec: Some(NodeSpec {
+                pod_cidr: range.into(),
+                ..NodeSpec::default()
+            }),
             status: Some(NodeStatus {
                 addresses: vec![
-                    NodeAddress { r#type: "Hostname".into(), address: name.into() },
-                    NodeAddress { r#type: "InternalIP".into(), address: address.into() },
+                    NodeAddress {
+                        r#type: "Hostname".into(),
+                        address: name.into(),
+                    },
+                    NodeAddress {
+                        r#type: "InternalIP".into(),
+                        address: address.into(),
+                    },
                 ],
                 ..NodeStatus::default()
             }),
@@ -74,12 +103,18 @@ mod tests {
     fn routes(nodes: &[Node]) -> Vec<String> {
         let cluster = "10.244.0.0/16".parse().unwrap();
         let routes = desired_routes(nodes, "n1", cluster, 7);
-        routes.iter().map(|r| format!("{}/{} {} {}", r.address, r.prefix_len, r.node, r.vni)).collect()
+        routes
+            .iter()
+            .map(|r| format!("{}/{} {} {}", r.address, r.prefix_len, r.node, r.vni))
+            .collect()
     }
 
     #[test]
     fn other_nodes_ranges_lead_to_their_addresses() {
-        let nodes = [node("n1", "10.244.1.0/24", "172.30.0.1"), node("n2", "10.244.2.0/24", "172.30.0.2")];
+        let nodes = [
+            node("n1", "10.244.1.0/24", "172.30.0.1"),
+            node("n2", "10.244.2.0/24", "172.30.0.2"),
+        ];
         assert_eq!(routes(&nodes), ["10.244.2.0/24 172.30.0.2 7"]);
     }
 

@@ -24,7 +24,11 @@ pub enum Health {
 /// The object to create when there is none.
 pub fn node(facts: &Facts, health: &Health, now: SystemTime) -> Node {
     Node {
-        metadata: Some(ObjectMeta { name: facts.name.clone(), labels: facts.labels.clone(), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            name: facts.name.clone(),
+            labels: facts.labels.clone(),
+            ..ObjectMeta::default()
+        }),
         spec: None,
         status: Some(status(facts, &NodeStatus::default(), health, now)),
     }
@@ -49,7 +53,9 @@ pub fn status(facts: &Facts, before: &NodeStatus, health: &Health, now: SystemTi
         Health::NotReady { reason, message } => ("False", *reason, message.clone()),
     };
     let previous = before.conditions.iter().find(|condition| condition.r#type == "Ready");
-    let since = previous.filter(|condition| condition.status == holds).and_then(|condition| condition.last_transition_time);
+    let since = previous
+        .filter(|condition| condition.status == holds)
+        .and_then(|condition| condition.last_transition_time);
     let ready = Condition {
         r#type: "Ready".to_owned(),
         status: holds.to_owned(),
@@ -58,7 +64,11 @@ pub fn status(facts: &Facts, before: &NodeStatus, health: &Health, now: SystemTi
         reason: reason.to_owned(),
         message,
     };
-    let others = before.conditions.iter().filter(|condition| condition.r#type != "Ready").cloned();
+    let others = before
+        .conditions
+        .iter()
+        .filter(|condition| condition.r#type != "Ready")
+        .cloned();
     NodeStatus {
         capacity: facts.capacity.clone(),
         allocatable: facts.allocatable.clone(),
@@ -66,7 +76,9 @@ pub fn status(facts: &Facts, before: &NodeStatus, health: &Health, now: SystemTi
         addresses: facts.addresses.clone(),
         node_info: Some(facts.info.clone()),
         daemon_endpoints: Some(DaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(facts.port) }),
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(facts.port),
+            }),
         }),
     }
 }
@@ -76,11 +88,16 @@ pub fn status(facts: &Facts, before: &NodeStatus, health: &Health, now: SystemTi
 pub fn must_write(present: &NodeStatus, wanted: &NodeStatus, interval: Duration) -> bool {
     let heartbeat = |status: &NodeStatus| {
         let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
-        ready.and_then(|condition| condition.last_heartbeat_time).map_or(0, |time| time.seconds)
+        ready
+            .and_then(|condition| condition.last_heartbeat_time)
+            .map_or(0, |time| time.seconds)
     };
     let still = |status: &NodeStatus| {
         let mut status = status.clone();
-        status.conditions.iter_mut().for_each(|condition| condition.last_heartbeat_time = None);
+        status
+            .conditions
+            .iter_mut()
+            .for_each(|condition| condition.last_heartbeat_time = None);
         status.conditions.sort_by(|a, b| a.r#type.cmp(&b.r#type));
         status
     };
@@ -90,7 +107,10 @@ pub fn must_write(present: &NodeStatus, wanted: &NodeStatus, interval: Duration)
 
 /// Whole seconds, as Kubernetes stamps its objects.
 fn stamp(time: SystemTime) -> Timestamp {
-    Timestamp { nanos: 0, ..time.into() }
+    Timestamp {
+        nanos: 0,
+        ..time.into()
+    }
 }
 
 #[cfg(test)]
@@ -118,7 +138,10 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(10);
 
     fn not_ready() -> Health {
-        Health::NotReady { reason: "NetworkNotReady", message: "no pod range yet".into() }
+        Health::NotReady {
+            reason: "NetworkNotReady",
+            message: "no pod range yet".into(),
+        }
     }
 
     #[test]
@@ -129,7 +152,10 @@ mod tests {
         assert_eq!(second.conditions[0].last_heartbeat_time, Some(at(2).into()));
         let third = status(&facts(), &second, &not_ready(), at(3));
         assert_eq!(third.conditions[0].last_transition_time, Some(at(3).into()));
-        assert_eq!((third.conditions[0].status.as_str(), third.conditions[0].reason.as_str()), ("False", "NetworkNotReady"));
+        assert_eq!(
+            (third.conditions[0].status.as_str(), third.conditions[0].reason.as_str()),
+            ("False", "NetworkNotReady")
+        );
     }
 
     #[test]
@@ -142,20 +168,37 @@ mod tests {
         // The control plane took the node for dead.
         let mut unknown = written.clone();
         unknown.conditions[0].status = "Unknown".into();
-        assert!(must_write(&unknown, &status(&facts(), &unknown, &Health::Ready, at(101)), INTERVAL));
+        assert!(must_write(
+            &unknown,
+            &status(&facts(), &unknown, &Health::Ready, at(101)),
+            INTERVAL
+        ));
     }
 
     #[test]
     fn conditions_and_labels_of_others_stay() {
-        let pressure = Condition { r#type: "DiskPressure".into(), ..Condition::default() };
-        let before = NodeStatus { conditions: vec![pressure.clone()], ..NodeStatus::default() };
-        assert!(status(&facts(), &before, &Health::Ready, at(1)).conditions.contains(&pressure));
+        let pressure = Condition {
+            r#type: "DiskPressure".into(),
+            ..Condition::default()
+        };
+        let before = NodeStatus {
+            conditions: vec![pressure.clone()],
+            ..NodeStatus::default()
+        };
+        assert!(
+            status(&facts(), &before, &Health::Ready, at(1))
+                .conditions
+                .contains(&pressure)
+        );
         let mut present = node(&facts(), &Health::Ready, at(1));
         let labels = &mut present.metadata.as_mut().unwrap().labels;
         labels.insert("zone".into(), "a".into());
         assert_eq!(label_patch(&facts(), &present), None);
         present.metadata.as_mut().unwrap().labels.remove("kubernetes.io/os");
         let patch = label_patch(&facts(), &present).unwrap();
-        assert_eq!(patch, serde_json::json!({ "metadata": { "labels": { "kubernetes.io/os": "linux" } } }));
+        assert_eq!(
+            patch,
+            serde_json::json!({ "metadata": { "labels": { "kubernetes.io/os": "linux" } } })
+        );
     }
 }

@@ -51,7 +51,9 @@ impl Facts {
                 .map(|(name, value)| (name.to_owned(), Quantity { value }))
                 .into()
         };
-        let cpu = given.cpu_millis.map_or_else(|| processors.to_string(), |millis| format!("{millis}m"));
+        let cpu = given
+            .cpu_millis
+            .map_or_else(|| processors.to_string(), |millis| format!("{millis}m"));
         Self {
             name: given.name.to_owned(),
             labels: labels(given.name, std::env::consts::ARCH),
@@ -65,15 +67,25 @@ impl Facts {
 }
 
 fn addresses(given: &Given<'_>) -> Vec<NodeAddress> {
-    let address = |kind: &str, address: String| NodeAddress { r#type: kind.to_owned(), address };
-    vec![address("InternalIP", given.address.to_string()), address("Hostname", given.name.to_owned())]
+    let address = |kind: &str, address: String| NodeAddress {
+        r#type: kind.to_owned(),
+        address,
+    };
+    vec![
+        address("InternalIP", given.address.to_string()),
+        address("Hostname", given.name.to_owned()),
+    ]
 }
 
 fn labels(name: &str, arch: &str) -> BTreeMap<String, String> {
     let arch = architecture(arch);
-    [("kubernetes.io/hostname", name), ("kubernetes.io/os", "linux"), ("kubernetes.io/arch", arch)]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+    [
+        ("kubernetes.io/hostname", name),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// Go's names for processor architectures, which image indexes and node labels use.
@@ -86,7 +98,11 @@ fn architecture(rust: &str) -> &str {
 }
 
 fn system_info() -> NodeSystemInfo {
-    let line = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let line = |path: &str| {
+        fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
+    };
     NodeSystemInfo {
         machine_id: line("/etc/machine-id"),
         boot_id: line("/proc/sys/kernel/random/boot_id"),
@@ -106,7 +122,10 @@ fn pretty_name(os_release: &str) -> Option<String> {
 
 /// Memory of the machine, in bytes; 0 when /proc/meminfo cannot be read.
 pub fn memory_bytes() -> u64 {
-    fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text)).unwrap_or(0)
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total(&text))
+        .unwrap_or(0)
 }
 
 fn total(meminfo: &str) -> Option<u64> {
@@ -144,7 +163,10 @@ mod tests {
         };
         let facts = Facts::gather(&given);
         let value = |name: &str| facts.allocatable[name].value.clone();
-        assert_eq!((value("cpu"), value("memory"), value("pods")), ("500m".into(), "1024Ki".into(), "20".into()));
+        assert_eq!(
+            (value("cpu"), value("memory"), value("pods")),
+            ("500m".into(), "1024Ki".into(), "20".into())
+        );
         assert_ne!(facts.capacity["memory"].value, "0Ki");
         assert_eq!(facts.addresses[0].address, "172.30.0.2");
     }

@@ -49,7 +49,9 @@ async fn renew(client: &Client, node: &str, interval: Duration, held: Option<Lea
         Some(lease) => lease,
         None => match client.get::<Lease>(NAMESPACE, node).await {
             Ok(lease) => lease,
-            Err(error) if error.is_not_found() => return create(client, renewed(Lease::default(), node, interval)).await,
+            Err(error) if error.is_not_found() => {
+                return create(client, renewed(Lease::default(), node, interval)).await;
+            }
             Err(error) => return Err(error),
         },
     };
@@ -60,8 +62,17 @@ async fn create(client: &Client, lease: Lease) -> Result<Lease, ClientError> {
     match client.create(lease.clone()).await {
         // A store from before this namespace was made with the others.
         Err(error) if error.is_not_found() => {
-            let metadata = Some(ObjectMeta { name: NAMESPACE.to_owned(), ..ObjectMeta::default() });
-            match client.create(Namespace { metadata, ..Namespace::default() }).await {
+            let metadata = Some(ObjectMeta {
+                name: NAMESPACE.to_owned(),
+                ..ObjectMeta::default()
+            });
+            match client
+                .create(Namespace {
+                    metadata,
+                    ..Namespace::default()
+                })
+                .await
+            {
                 Err(error) if !error.is_already_exists() => Err(error),
                 _ => client.create(lease).await,
             }
@@ -99,10 +110,16 @@ mod tests {
         assert_eq!((meta.name.as_str(), meta.namespace.as_str()), ("node-1", NAMESPACE));
         meta.resource_version = "9".into();
         let spec = lease.spec.clone().unwrap();
-        assert_eq!((spec.holder_identity.as_str(), spec.lease_duration_seconds), ("node-1", Some(10)));
+        assert_eq!(
+            (spec.holder_identity.as_str(), spec.lease_duration_seconds),
+            ("node-1", Some(10))
+        );
         let again = renewed(lease, "node-1", Duration::from_secs(2));
         assert_eq!(again.metadata.unwrap().resource_version, "9");
         let second = again.spec.unwrap();
-        assert_eq!((second.acquire_time, second.lease_transitions), (spec.acquire_time, Some(0)));
+        assert_eq!(
+            (second.acquire_time, second.lease_transitions),
+            (spec.acquire_time, Some(0))
+        );
     }
 }

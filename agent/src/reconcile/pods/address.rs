@@ -26,7 +26,10 @@ impl Prefix {
     /// The prefix of `length` bits that holds `address`; `None` when `length` is over 32.
     pub fn new(address: Ipv4Addr, length: u8) -> Option<Self> {
         let mask = mask(length)?;
-        Some(Self { network: Ipv4Addr::from_bits(address.to_bits() & mask), length })
+        Some(Self {
+            network: Ipv4Addr::from_bits(address.to_bits() & mask),
+            length,
+        })
     }
 
     /// First address.
@@ -74,7 +77,11 @@ impl FromStr for Prefix {
         let (address, length) = text.split_once('/').ok_or_else(refuse)?;
         let address: Ipv4Addr = address.parse().map_err(|_| refuse())?;
         let prefix = Self::new(address, length.parse().map_err(|_| refuse())?).ok_or_else(refuse)?;
-        if prefix.network == address { Ok(prefix) } else { Err(refuse()) }
+        if prefix.network == address {
+            Ok(prefix)
+        } else {
+            Err(refuse())
+        }
     }
 }
 
@@ -105,7 +112,12 @@ impl Allocator {
         let by_pod: BTreeMap<_, _> = owned.into_iter().collect();
         let used = by_pod.values().map(|address| address.to_bits()).collect();
         let cursor = last.map_or(0, |last| last.to_bits().wrapping_add(1));
-        Self { range, by_pod, used, cursor }
+        Self {
+            range,
+            by_pod,
+            used,
+            cursor,
+        }
     }
 
     /// The range addresses come from.
@@ -119,8 +131,14 @@ impl Allocator {
             return Ok(address);
         }
         let range = self.range.pod_addresses();
-        let start = if range.contains(&self.cursor) { self.cursor } else { range.start };
-        let free = (start..range.end).chain(range.start..start).find(|address| !self.used.contains(address));
+        let start = if range.contains(&self.cursor) {
+            self.cursor
+        } else {
+            range.start
+        };
+        let free = (start..range.end)
+            .chain(range.start..start)
+            .find(|address| !self.used.contains(address));
         let address = free.ok_or(RangeFull(self.range))?;
         self.used.insert(address);
         self.cursor = address.wrapping_add(1);
@@ -152,7 +170,14 @@ mod tests {
     #[test]
     fn prefixes_parse_only_when_host_bits_are_clear() {
         assert_eq!(range("10.244.1.0/24").router(), Ipv4Addr::new(10, 244, 1, 1));
-        for bad in ["10.244.1.0", "10.244.1.1/24", "10.244.1.0/33", "fd00::/64", "10.244.1.0/x", ""] {
+        for bad in [
+            "10.244.1.0",
+            "10.244.1.1/24",
+            "10.244.1.0/33",
+            "fd00::/64",
+            "10.244.1.0/x",
+            "",
+        ] {
             assert_eq!(bad.parse::<Prefix>(), Err(ParsePrefixError(bad.to_owned())));
         }
         assert!(range("10.244.0.0/16").contains(Ipv4Addr::new(10, 244, 255, 255)));
@@ -163,7 +188,9 @@ mod tests {
     #[test]
     fn network_router_and_broadcast_are_never_handed_out() {
         let mut allocator = Allocator::new(range("10.0.0.0/29"), [], None);
-        let got: Vec<_> = (0..5).map(|pod| allocator.allocate(&format!("{pod}")).unwrap().octets()[3]).collect();
+        let got: Vec<_> = (0..5)
+            .map(|pod| allocator.allocate(&format!("{pod}")).unwrap().octets()[3])
+            .collect();
         assert_eq!(got, [2, 3, 4, 5, 6]);
         assert_eq!(allocator.allocate("one more"), Err(RangeFull(range("10.0.0.0/29"))));
     }
@@ -173,7 +200,9 @@ mod tests {
         let mut allocator = Allocator::new(range("10.0.0.0/29"), [], None);
         let first = allocator.allocate("a").unwrap();
         assert_eq!(allocator.release("a"), Some(first));
-        let next: Vec<_> = (0..5).map(|pod| allocator.allocate(&format!("{pod}")).unwrap()).collect();
+        let next: Vec<_> = (0..5)
+            .map(|pod| allocator.allocate(&format!("{pod}")).unwrap())
+            .collect();
         assert_eq!(next.last(), Some(&first));
         assert_eq!(allocator.release("a"), None);
     }

@@ -18,7 +18,11 @@ pub struct Policy {
 impl Default for Policy {
     /// The kubelet's: 10 s, doubling to five minutes, forgotten after ten minutes of running.
     fn default() -> Self {
-        Self { base: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) }
+        Self {
+            base: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            reset_after: Duration::from_secs(600),
+        }
     }
 }
 
@@ -44,14 +48,22 @@ pub struct Backoff {
 impl Backoff {
     /// Notes a failure at `now` of something that had worked for `ran`.
     pub fn fail(&mut self, policy: &Policy, now: SystemTime, ran: Duration) {
-        self.failures = if ran >= policy.reset_after { 1 } else { self.failures.saturating_add(1) };
+        self.failures = if ran >= policy.reset_after {
+            1
+        } else {
+            self.failures.saturating_add(1)
+        };
         self.last = Some(now);
     }
 
     /// When the next attempt may be made; `None` for at once.
     pub fn not_before(&self, policy: &Policy) -> Option<SystemTime> {
         let delay = policy.delay(self.failures);
-        if delay.is_zero() { None } else { self.last.map(|last| last + delay) }
+        if delay.is_zero() {
+            None
+        } else {
+            self.last.map(|last| last + delay)
+        }
     }
 
     /// Time left at `now` until the next attempt. A clock that went backwards never makes the wait longer than the delay.
@@ -66,8 +78,11 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const POLICY: Policy =
-        Policy { base: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) };
+    const POLICY: Policy = Policy {
+        base: Duration::from_secs(10),
+        max: Duration::from_secs(300),
+        reset_after: Duration::from_secs(600),
+    };
 
     #[test]
     fn delays_double_up_to_the_cap() {
@@ -92,7 +107,13 @@ mod tests {
     #[test]
     fn a_clock_set_back_does_not_stretch_the_wait() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
-        let backoff = Backoff { failures: 2, last: Some(now) };
-        assert_eq!(backoff.remaining(&POLICY, now - Duration::from_secs(5_000)), Some(Duration::from_secs(10)));
+        let backoff = Backoff {
+            failures: 2,
+            last: Some(now),
+        };
+        assert_eq!(
+            backoff.remaining(&POLICY, now - Duration::from_secs(5_000)),
+            Some(Duration::from_secs(10))
+        );
     }
 }

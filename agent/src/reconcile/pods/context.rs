@@ -50,8 +50,13 @@ impl Addresses {
     /// Addresses of `range`; `owned` are taken. Where the search goes on is kept in a file in `state_dir`.
     pub fn new(range: Prefix, owned: BTreeMap<String, Ipv4Addr>, state_dir: &Path) -> Self {
         let cursor = state_dir.join("pod-address-cursor");
-        let last = fs::read_to_string(&cursor).ok().and_then(|text| text.trim().parse().ok());
-        Self { allocator: Mutex::new(Allocator::new(range, owned, last)), cursor }
+        let last = fs::read_to_string(&cursor)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        Self {
+            allocator: Mutex::new(Allocator::new(range, owned, last)),
+            cursor,
+        }
     }
 
     /// An address for pod `uid`.

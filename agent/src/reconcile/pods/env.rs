@@ -27,11 +27,7 @@ pub enum EnvError {
 }
 
 /// The variables of `container`, in order, with references to earlier variables replaced.
-pub fn environment(
-    pod: &Pod,
-    container: &Container,
-    facts: NodeFacts<'_>,
-) -> Result<Vec<(String, String)>, EnvError> {
+pub fn environment(pod: &Pod, container: &Container, facts: NodeFacts<'_>) -> Result<Vec<(String, String)>, EnvError> {
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
     let mut order = Vec::new();
     for variable in &container.env {
@@ -40,7 +36,10 @@ pub fn environment(
             order.push(variable.name.as_str());
         }
     }
-    Ok(order.into_iter().map(|name| (name.to_owned(), values.remove(name).unwrap_or_default())).collect())
+    Ok(order
+        .into_iter()
+        .map(|name| (name.to_owned(), values.remove(name).unwrap_or_default()))
+        .collect())
 }
 
 fn value_of(
@@ -119,7 +118,10 @@ mod tests {
 
     use super::*;
 
-    const FACTS: NodeFacts<'_> = NodeFacts { pod_ip: "10.244.0.7", host_ip: "172.30.0.2" };
+    const FACTS: NodeFacts<'_> = NodeFacts {
+        pod_ip: "10.244.0.7",
+        host_ip: "172.30.0.2",
+    };
 
     fn pod() -> Pod {
         Pod {
@@ -131,18 +133,32 @@ mod tests {
                 annotations: [("note".into(), "x".into())].into(),
                 ..ObjectMeta::default()
             }),
-            spec: Some(PodSpec { node_name: "node-1".into(), ..PodSpec::default() }),
+            spec: Some(PodSpec {
+                node_name: "node-1".into(),
+                ..PodSpec::default()
+            }),
             status: None,
         }
     }
 
     fn plain(name: &str, value: &str) -> EnvVar {
-        EnvVar { name: name.into(), value: value.into(), value_from: None }
+        EnvVar {
+            name: name.into(),
+            value: value.into(),
+            value_from: None,
+        }
     }
 
     fn from_field(name: &str, path: &str) -> EnvVar {
-        let field_ref = Some(ObjectFieldSelector { api_version: "v1".into(), field_path: path.into() });
-        EnvVar { name: name.into(), value: String::new(), value_from: Some(EnvVarSource { field_ref }) }
+        let field_ref = Some(ObjectFieldSelector {
+            api_version: "v1".into(),
+            field_path: path.into(),
+        });
+        EnvVar {
+            name: name.into(),
+            value: String::new(),
+            value_from: Some(EnvVarSource { field_ref }),
+        }
     }
 
     #[test]
@@ -158,22 +174,43 @@ mod tests {
             ("status.podIP", "10.244.0.7"),
             ("status.hostIP", "172.30.0.2"),
         ] {
-            let container = Container { env: vec![from_field("V", path)], ..Container::default() };
-            assert_eq!(environment(&pod(), &container, FACTS).unwrap(), [("V".to_owned(), want.to_owned())], "{path}");
+            let container = Container {
+                env: vec![from_field("V", path)],
+                ..Container::default()
+            };
+            assert_eq!(
+                environment(&pod(), &container, FACTS).unwrap(),
+                [("V".to_owned(), want.to_owned())],
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
-        let container = Container { env: vec![from_field("V", "spec.nodename")], ..Container::default() };
+        let container = Container {
+            env: vec![from_field("V", "spec.nodename")],
+            ..Container::default()
+        };
         let error = environment(&pod(), &container, FACTS).unwrap_err();
-        assert_eq!(error.to_string(), "env V: field path \"spec.nodename\" is not supported");
+        assert_eq!(
+            error.to_string(),
+            "env V: field path \"spec.nodename\" is not supported"
+        );
     }
 
     #[test]
     fn variables_see_earlier_ones_and_the_last_value_wins() {
-        let env = vec![plain("A", "1"), plain("B", "$(A)-$(C)"), plain("C", "3"), plain("A", "$(A)2")];
-        let container = Container { env, ..Container::default() };
+        let env = vec![
+            plain("A", "1"),
+            plain("B", "$(A)-$(C)"),
+            plain("C", "3"),
+            plain("A", "$(A)2"),
+        ];
+        let container = Container {
+            env,
+            ..Container::default()
+        };
         let got = environment(&pod(), &container, FACTS).unwrap();
         let want = [("A", "12"), ("B", "1-$(C)"), ("C", "3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(got, want);

@@ -79,7 +79,10 @@ impl<M: Machine> Worker<M> {
         match action {
             Action::AllocateAddress | Action::CreateSandbox | Action::AttachNetwork => {
                 let message = format!("Failed to create pod sandbox: {message}");
-                self.trouble = Some(Trouble { reason: "FailedCreatePodSandBox".to_owned(), message: message.clone() });
+                self.trouble = Some(Trouble {
+                    reason: "FailedCreatePodSandBox".to_owned(),
+                    message: message.clone(),
+                });
                 self.event(Warning, "FailedCreatePodSandBox", message);
             }
             Action::ConfirmDeletion => tracing::debug!(error = message, "deletion not confirmed yet"),
@@ -156,7 +159,9 @@ impl<M: Machine> Worker<M> {
 
     /// Starts a container. What goes wrong is the container's own trouble and does not keep its pod's others from starting.
     async fn start(&mut self, name: &str) -> Result<(), ActionError> {
-        let Some(container) = find(&self.record.pod, name).cloned() else { return Ok(()) };
+        let Some(container) = find(&self.record.pod, name).cloned() else {
+            return Ok(());
+        };
         let image = match image_of(&*self.context.machine, &container).await {
             Ok(image) => image,
             Err(failure) => {
@@ -179,18 +184,39 @@ impl<M: Machine> Worker<M> {
 
     async fn start_attempt(&mut self, container: &Container, image: crate::image::Image) {
         let name = &container.name;
-        let attempt = self.record.containers.get(name).map_or(0, |record| record.restart_count);
-        let pod_ip = self.record.address.map(|address| address.to_string()).unwrap_or_default();
-        let spec =
-            match spec::container_spec(&self.record.pod, container, attempt, &image, &pod_ip, &self.context.node) {
-                Ok(spec) => spec,
-                Err(error) => {
-                    let failure = StartFailure { reason: "CreateContainerConfigError", message: chain(&error) };
-                    return self.start_failed(name, failure);
-                }
-            };
+        let attempt = self
+            .record
+            .containers
+            .get(name)
+            .map_or(0, |record| record.restart_count);
+        let pod_ip = self
+            .record
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        let spec = match spec::container_spec(
+            &self.record.pod,
+            container,
+            attempt,
+            &image,
+            &pod_ip,
+            &self.context.node,
+        ) {
+            Ok(spec) => spec,
+            Err(error) => {
+                let failure = StartFailure {
+                    reason: "CreateContainerConfigError",
+                    message: chain(&error),
+                };
+                return self.start_failed(name, failure);
+            }
+        };
         if attempt == 0 {
-            self.event(Normal, "Pulled", format!("Container image \"{}\" already present on the node", container.image));
+            self.event(
+                Normal,
+                "Pulled",
+                format!("Container image \"{}\" already present on the node", container.image),
+            );
             self.event(Normal, "Created", format!("Created container {name}"));
         }
         match self.context.machine.start(&self.id, spec).await {
@@ -202,7 +228,13 @@ impl<M: Machine> Worker<M> {
             // The attempt is on record as ended: its repetition is a restart, with a restart's delays.
             Err(RuntimeError::Start { problem }) => self.event(Warning, "Failed", format!("Error: {problem}")),
             Err(error) => {
-                self.start_failed(name, StartFailure { reason: "CreateContainerError", message: chain(&error) });
+                self.start_failed(
+                    name,
+                    StartFailure {
+                        reason: "CreateContainerError",
+                        message: chain(&error),
+                    },
+                );
             }
         }
     }
@@ -213,7 +245,10 @@ impl<M: Machine> Worker<M> {
         live.start_failures.fail(&policy, SystemTime::now(), Duration::ZERO);
         // Once at first is not enough to be told apart from a retry at once: count the first as two.
         live.start_failures.failures = live.start_failures.failures.max(2);
-        live.trouble = Some(Trouble { reason: failure.reason.to_owned(), message: failure.message.clone() });
+        live.trouble = Some(Trouble {
+            reason: failure.reason.to_owned(),
+            message: failure.message.clone(),
+        });
         self.context.metrics.action_failed();
         self.event(Warning, "Failed", format!("{}: {}", failure.reason, failure.message));
     }
@@ -231,13 +266,24 @@ impl<M: Machine> Worker<M> {
     async fn signal(&mut self, name: &str, signal: i32) {
         let sent = self.context.machine.signal(&self.id, name, signal).await;
         if let Err(error) = sent
-            && !matches!(error, RuntimeError::NotRunning { .. } | RuntimeError::NoContainer { .. })
+            && !matches!(
+                error,
+                RuntimeError::NotRunning { .. } | RuntimeError::NoContainer { .. }
+            )
         {
-            tracing::warn!(container = name, signal, error = &error as &dyn std::error::Error, "signal not sent");
+            tracing::warn!(
+                container = name,
+                signal,
+                error = &error as &dyn std::error::Error,
+                "signal not sent"
+            );
         }
         let live = self.live.entry(name.to_owned()).or_default();
         let since = live.stopping.map_or_else(SystemTime::now, |stopping| stopping.since);
-        live.stopping = Some(Stopping { since, killed: signal == nix::libc::SIGKILL });
+        live.stopping = Some(Stopping {
+            since,
+            killed: signal == nix::libc::SIGKILL,
+        });
     }
 
     async fn forget(&mut self) -> Result<(), ActionError> {
@@ -259,16 +305,32 @@ impl<M: Machine> Worker<M> {
 
     /// Starts the probes of a container that runs, on the verdict that is on record.
     pub(super) fn begin_probes(&mut self, container: &Container, now: SystemTime) {
-        let Some(record) = self.record.containers.get(&container.name) else { return };
-        let (Run::Running { started_at }, Some(address)) = (&record.run, self.record.address) else { return };
+        let Some(record) = self.record.containers.get(&container.name) else {
+            return;
+        };
+        let (Run::Running { started_at }, Some(address)) = (&record.run, self.record.address) else {
+            return;
+        };
         let (attempt, started, ready) = (record.restart_count, record.started, record.ready);
-        self.gate.running(&container.name, attempt, Verdict { started, ready, unhealthy: None });
+        self.gate.running(
+            &container.name,
+            attempt,
+            Verdict {
+                started,
+                ready,
+                unhealthy: None,
+            },
+        );
         let ran = now.duration_since(*started_at).unwrap_or_default();
         let probes = match spec::container_probes(container, IpAddr::V4(address), ran, started) {
             Ok(probes) => probes,
             Err(error) => return self.event(Warning, "Failed", format!("probes of {}: {error}", container.name)),
         };
-        let (gate, inbox, context) = (Arc::clone(&self.gate), Arc::clone(&self.inbox), Arc::clone(&self.context));
+        let (gate, inbox, context) = (
+            Arc::clone(&self.gate),
+            Arc::clone(&self.inbox),
+            Arc::clone(&self.context),
+        );
         let about = crate::reconcile::events::reference(&self.record.pod);
         let report = move |event: crate::probe::ProbeEvent| {
             // The bit first; everything else may wait.
@@ -284,7 +346,9 @@ impl<M: Machine> Worker<M> {
                     ProbeKind::Readiness => "Readiness",
                 };
                 let message = format!("{kind} probe failed: {}", event.message);
-                context.recorder.record_about(about.clone(), Warning, "Unhealthy", message);
+                context
+                    .recorder
+                    .record_about(about.clone(), Warning, "Unhealthy", message);
             }
         };
         let probes = self.context.machine.probe(&self.id, probes, report);
@@ -292,7 +356,9 @@ impl<M: Machine> Worker<M> {
     }
 
     fn event(&self, severity: crate::reconcile::events::Severity, reason: &'static str, message: impl Into<String>) {
-        self.context.recorder.record(&self.record.pod, severity, reason, message);
+        self.context
+            .recorder
+            .record(&self.record.pod, severity, reason, message);
     }
 }
 
@@ -302,7 +368,10 @@ async fn image_of<M: Machine>(machine: &M, container: &Container) -> Result<crat
         Ok(image) => Ok(image),
         Err(ImageError::NotFound(_)) if container.image_pull_policy == "Never" => Err(StartFailure {
             reason: "ErrImageNeverPull",
-            message: format!("image \"{}\" is not in the node's store and its pull policy is Never", container.image),
+            message: format!(
+                "image \"{}\" is not in the node's store and its pull policy is Never",
+                container.image
+            ),
         }),
         Err(ImageError::NotFound(_)) => Err(StartFailure {
             reason: "ErrImagePull",
@@ -311,7 +380,10 @@ async fn image_of<M: Machine>(machine: &M, container: &Container) -> Result<crat
                 container.image
             ),
         }),
-        Err(error) => Err(StartFailure { reason: "ErrImagePull", message: chain(&error) }),
+        Err(error) => Err(StartFailure {
+            reason: "ErrImagePull",
+            message: chain(&error),
+        }),
     }
 }
 
@@ -329,7 +401,10 @@ async fn confirm_deletion(client: &Client, pod: &Pod) -> Result<(), ActionError>
 
 fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     let spec = pod.spec.as_ref()?;
-    spec.init_containers.iter().chain(&spec.containers).find(|container| container.name == name)
+    spec.init_containers
+        .iter()
+        .chain(&spec.containers)
+        .find(|container| container.name == name)
 }
 
 /// Runs file work off the runtime's threads.

@@ -20,7 +20,11 @@ pub fn at(seconds: u64) -> SystemTime {
 
 /// A pod with the given init and app containers.
 pub fn pod(policy: &str, init: &[&str], containers: &[&str]) -> Pod {
-    let container = |name: &&str| Container { name: (*name).into(), image: "demo".into(), ..Container::default() };
+    let container = |name: &&str| Container {
+        name: (*name).into(),
+        image: "demo".into(),
+        ..Container::default()
+    };
     Pod {
         metadata: Some(ObjectMeta {
             name: "web-1".into(),
@@ -97,7 +101,11 @@ pub fn exited(code: i32) -> Run {
     Run::Exited(Exit {
         exit_code: code,
         signal: 0,
-        reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
+        reason: if code == 0 {
+            ExitReason::Completed
+        } else {
+            ExitReason::Error
+        },
         message: String::new(),
         started_at: at(1),
         finished_at: at(5),

@@ -50,8 +50,17 @@ impl Gate {
         containers: impl IntoIterator<Item = &'a str>,
         apply: impl Fn(Ipv4Addr, Readiness) + Send + Sync + 'static,
     ) -> Self {
-        let containers = containers.into_iter().map(|name| (name.to_owned(), Container::default())).collect();
-        Self { state: Mutex::new(State { containers, ..State::default() }), apply: Box::new(apply) }
+        let containers = containers
+            .into_iter()
+            .map(|name| (name.to_owned(), Container::default()))
+            .collect();
+        Self {
+            state: Mutex::new(State {
+                containers,
+                ..State::default()
+            }),
+            apply: Box::new(apply),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -76,7 +85,11 @@ impl Gate {
     pub fn running(&self, container: &str, attempt: u32, verdict: Verdict) {
         let mut state = self.lock();
         if let Some(container) = state.containers.get_mut(container) {
-            *container = Container { running: true, attempt, verdict };
+            *container = Container {
+                running: true,
+                attempt,
+                verdict,
+            };
         }
         self.settle(&mut state);
     }
@@ -94,7 +107,9 @@ impl Gate {
     /// Takes a probe result of attempt `attempt`. Answers whether it changed a verdict.
     pub fn probed(&self, attempt: u32, event: &ProbeEvent) -> bool {
         let mut state = self.lock();
-        let Some(container) = state.containers.get_mut(&event.container) else { return false };
+        let Some(container) = state.containers.get_mut(&event.container) else {
+            return false;
+        };
         if !container.running || container.attempt != attempt {
             return false;
         }
@@ -113,7 +128,11 @@ impl Gate {
 
     /// The verdict on a container.
     pub fn verdict(&self, container: &str) -> Verdict {
-        self.lock().containers.get(container).map(|container| container.verdict.clone()).unwrap_or_default()
+        self.lock()
+            .containers
+            .get(container)
+            .map(|container| container.verdict.clone())
+            .unwrap_or_default()
     }
 
     /// Says the present state once more, even if it did not change: for a data path that was just set up.
@@ -130,7 +149,10 @@ impl Gate {
 
     fn settle(&self, state: &mut State) {
         let Some(address) = state.address else { return };
-        let readiness = Readiness { ready: state.ready(), terminating: state.terminating };
+        let readiness = Readiness {
+            ready: state.ready(),
+            terminating: state.terminating,
+        };
         if state.applied != Some((address, readiness)) {
             (self.apply)(address, readiness);
             state.applied = Some((address, readiness));
@@ -140,7 +162,9 @@ impl Gate {
 
 impl State {
     fn ready(&self) -> bool {
-        self.containers.values().all(|container| container.running && container.verdict.started && container.verdict.ready)
+        self.containers
+            .values()
+            .all(|container| container.running && container.verdict.started && container.verdict.ready)
     }
 }
 
@@ -169,11 +193,21 @@ mod tests {
 
     fn event(container: &str, kind: ProbeKind, verdict: ProbeVerdict) -> ProbeEvent {
         let ok = verdict == ProbeVerdict::Success;
-        ProbeEvent { container: container.into(), kind, ok, verdict, changed: true, message: String::new() }
+        ProbeEvent {
+            container: container.into(),
+            kind,
+            ok,
+            verdict,
+            changed: true,
+            message: String::new(),
+        }
     }
 
     fn unready() -> Verdict {
-        Verdict { ready: false, ..Verdict::default() }
+        Verdict {
+            ready: false,
+            ..Verdict::default()
+        }
     }
 
     #[test]
@@ -195,7 +229,10 @@ mod tests {
         gate.running("log", 0, Verdict::default());
         assert!(gate.is_ready());
         gate.stopped("log");
-        assert_eq!(seen.lock().unwrap().as_slice(), [(false, false), (true, false), (false, false)]);
+        assert_eq!(
+            seen.lock().unwrap().as_slice(),
+            [(false, false), (true, false), (false, false)]
+        );
     }
 
     #[test]
@@ -209,7 +246,14 @@ mod tests {
     #[test]
     fn start_up_comes_first_and_its_failure_or_livenesss_is_remembered() {
         let (gate, _) = gate(&["web"]);
-        gate.running("web", 0, Verdict { started: false, ..Verdict::default() });
+        gate.running(
+            "web",
+            0,
+            Verdict {
+                started: false,
+                ..Verdict::default()
+            },
+        );
         assert!(!gate.is_ready());
         gate.probed(0, &event("web", ProbeKind::Startup, ProbeVerdict::Success));
         assert!(gate.is_ready());
@@ -226,6 +270,9 @@ mod tests {
         assert!(!gate.probed(3, &event("web", ProbeKind::Readiness, ProbeVerdict::Unknown)));
         gate.terminate();
         gate.repeat();
-        assert_eq!(seen.lock().unwrap().as_slice(), [(false, false), (true, false), (true, true), (true, true)]);
+        assert_eq!(
+            seen.lock().unwrap().as_slice(),
+            [(false, false), (true, false), (true, true), (true, true)]
+        );
     }
 }

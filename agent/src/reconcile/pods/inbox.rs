@@ -67,8 +67,14 @@ mod tests {
     use super::*;
 
     fn pod(version: u64) -> Pod {
-        let metadata = Some(ObjectMeta { resource_version: version.to_string(), ..ObjectMeta::default() });
-        Pod { metadata, ..Pod::default() }
+        let metadata = Some(ObjectMeta {
+            resource_version: version.to_string(),
+            ..ObjectMeta::default()
+        });
+        Pod {
+            metadata,
+            ..Pod::default()
+        }
     }
 
     #[test]

@@ -54,11 +54,21 @@ fn compare<'a>(
     workers: &BTreeSet<&str>,
     done: &BTreeSet<String>,
 ) -> Comparison {
-    let Some(desired) = desired else { return Comparison::default() };
+    let Some(desired) = desired else {
+        return Comparison::default();
+    };
     let desired: BTreeSet<&str> = desired.into_iter().collect();
     Comparison {
-        start: desired.iter().filter(|uid| !workers.contains(*uid) && !done.contains(**uid)).map(ToString::to_string).collect(),
-        gone: workers.iter().filter(|uid| !desired.contains(*uid)).map(ToString::to_string).collect(),
+        start: desired
+            .iter()
+            .filter(|uid| !workers.contains(*uid) && !done.contains(**uid))
+            .map(ToString::to_string)
+            .collect(),
+        gone: workers
+            .iter()
+            .filter(|uid| !desired.contains(*uid))
+            .map(ToString::to_string)
+            .collect(),
     }
 }
 
@@ -184,7 +194,9 @@ impl<M: Machine> Manager<M> {
 /// sandbox still knows its address, and the API server whether it has ended.
 fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Record {
     let mut record = Record::new(pod, now);
-    let addresses = stray.and_then(|state| state.spec.as_ref()).map(|spec| spec.addresses.as_slice());
+    let addresses = stray
+        .and_then(|state| state.spec.as_ref())
+        .map(|spec| spec.addresses.as_slice());
     record.address = addresses.into_iter().flatten().find_map(|address| match address {
         std::net::IpAddr::V4(address) => Some(*address),
         std::net::IpAddr::V6(_) => None,
@@ -198,7 +210,11 @@ fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Reco
                 Run::Exited(Exit {
                     exit_code: ended.exit_code,
                     signal: ended.signal,
-                    reason: if ended.exit_code == 0 { ExitReason::Completed } else { ExitReason::Error },
+                    reason: if ended.exit_code == 0 {
+                        ExitReason::Completed
+                    } else {
+                        ExitReason::Error
+                    },
                     message: ended.message.clone(),
                     started_at: time(ended.started_at),
                     finished_at: time(ended.finished_at),
@@ -239,18 +255,30 @@ mod tests {
     fn bound_pods_get_workers_and_lost_ones_are_told() {
         let done = BTreeSet::from(["c".to_owned()]);
         let got = compare(Some(["b", "c", "d"]), &set(&["a", "b"]), &done);
-        assert_eq!(got, Comparison { start: vec!["d".into()], gone: vec!["a".into()] });
+        assert_eq!(
+            got,
+            Comparison {
+                start: vec!["d".into()],
+                gone: vec!["a".into()]
+            }
+        );
     }
 
     #[test]
     fn a_pod_that_ended_is_not_run_again_by_a_node_that_forgot_it() {
         let mut pod = fixture::pod("Never", &[], &["web"]);
-        let terminated = Some(ContainerStateTerminated { exit_code: 3, ..ContainerStateTerminated::default() });
+        let terminated = Some(ContainerStateTerminated {
+            exit_code: 3,
+            ..ContainerStateTerminated::default()
+        });
         pod.status = Some(PodStatus {
             phase: "Failed".into(),
             container_statuses: vec![ContainerStatus {
                 name: "web".into(),
-                state: Some(ContainerState { terminated, ..ContainerState::default() }),
+                state: Some(ContainerState {
+                    terminated,
+                    ..ContainerState::default()
+                }),
                 ..ContainerStatus::default()
             }],
             ..PodStatus::default()
@@ -264,8 +292,16 @@ mod tests {
     #[test]
     fn a_lost_records_address_comes_from_the_sandbox() {
         let pod = fixture::pod("Always", &[], &["web"]);
-        let spec = SandboxSpec { addresses: vec!["10.244.0.9".parse().unwrap()], ..SandboxSpec::default() };
-        let stray = SandboxState { id: "u-1".into(), spec: Some(spec), holder: Some(1), containers: Vec::new() };
+        let spec = SandboxSpec {
+            addresses: vec!["10.244.0.9".parse().unwrap()],
+            ..SandboxSpec::default()
+        };
+        let stray = SandboxState {
+            id: "u-1".into(),
+            spec: Some(spec),
+            holder: Some(1),
+            containers: Vec::new(),
+        };
         let record = first_record(pod, Some(&stray), fixture::at(0));
         assert_eq!(record.address, Some("10.244.0.9".parse().unwrap()));
     }

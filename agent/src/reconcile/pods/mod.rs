@@ -13,6 +13,8 @@ pub mod context;
 pub mod env;
 mod execute;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod fixture;
 pub mod gate;
 pub mod inbox;

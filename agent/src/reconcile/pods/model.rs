@@ -53,7 +53,11 @@ pub struct Verdict {
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { started: true, ready: true, unhealthy: None }
+        Self {
+            started: true,
+            ready: true,
+            unhealthy: None,
+        }
     }
 }
 
@@ -217,14 +221,17 @@ impl PodView<'_> {
 
     /// Whether every init container has done its work.
     pub fn initialized(&self) -> bool {
-        self.init.iter().all(|container| container.exit().is_some_and(succeeded))
+        self.init
+            .iter()
+            .all(|container| container.exit().is_some_and(succeeded))
     }
 
     /// Whether and how the pod has ended for good.
     pub fn finished(&self) -> Option<Finished> {
         let policy = self.restart_policy();
-        let init_failed =
-            |container: &ContainerView<'_>| container.exit().is_some_and(|exit| !succeeded(exit)) && policy == RestartPolicy::Never;
+        let init_failed = |container: &ContainerView<'_>| {
+            container.exit().is_some_and(|exit| !succeeded(exit)) && policy == RestartPolicy::Never
+        };
         if self.init.iter().any(init_failed) {
             return Some(Finished::Failed);
         }
@@ -232,7 +239,10 @@ impl PodView<'_> {
         if !self.initialized() || !self.containers.iter().all(ended) {
             return None;
         }
-        let well = self.containers.iter().all(|container| container.exit().is_some_and(succeeded));
+        let well = self
+            .containers
+            .iter()
+            .all(|container| container.exit().is_some_and(succeeded));
         Some(if well { Finished::Succeeded } else { Finished::Failed })
     }
 }
@@ -252,7 +262,11 @@ impl Default for Delays {
     fn default() -> Self {
         Self {
             restart: Policy::default(),
-            retry: Policy { base: Duration::from_secs(1), max: Duration::from_secs(15), reset_after: Duration::MAX },
+            retry: Policy {
+                base: Duration::from_secs(1),
+                max: Duration::from_secs(15),
+                reset_after: Duration::MAX,
+            },
             drain: Duration::from_millis(500),
         }
     }

@@ -56,7 +56,10 @@ impl Machine for NodeMachine {
 
     async fn attach(&self, id: &SandboxId, address: Ipv4Addr) -> Result<(), MachineError> {
         let state = self.runtime.sandbox(id).await?;
-        let netns = state.as_ref().and_then(SandboxState::netns_path).ok_or(MachineError::NoHolder)?;
+        let netns = state
+            .as_ref()
+            .and_then(SandboxState::netns_path)
+            .ok_or(MachineError::NoHolder)?;
         let net = PodNet {
             netns,
             host_link: pod_link_name(&id.0),
@@ -118,7 +121,10 @@ impl Machine for NodeMachine {
         probes: ContainerProbes,
         report: impl Fn(ProbeEvent) + Send + Sync + 'static,
     ) -> Prober {
-        let exec = Arc::new(Exec { runtime: self.runtime.clone(), id: id.clone() });
+        let exec = Arc::new(Exec {
+            runtime: self.runtime.clone(),
+            id: id.clone(),
+        });
         Prober::spawn(probes, exec, report)
     }
 
@@ -149,13 +155,24 @@ impl ExecRunner for Exec {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(i32, String), String>> {
         let (runtime, id, container) = (self.runtime.clone(), self.id.clone(), container.to_owned());
-        let spec = ExecSpec { argv: command.to_vec(), timeout: Some(timeout), output_limit_bytes: PROBE_OUTPUT };
+        let spec = ExecSpec {
+            argv: command.to_vec(),
+            timeout: Some(timeout),
+            output_limit_bytes: PROBE_OUTPUT,
+        };
         Box::pin(async move {
-            let result = runtime.exec(&id, &container, spec).await.map_err(|error| chain(&error))?;
+            let result = runtime
+                .exec(&id, &container, spec)
+                .await
+                .map_err(|error| chain(&error))?;
             if result.timed_out {
                 return Err(format!("command timed out after {timeout:?}"));
             }
-            let output = if result.stderr.trim().is_empty() { result.stdout } else { result.stderr };
+            let output = if result.stderr.trim().is_empty() {
+                result.stdout
+            } else {
+                result.stderr
+            };
             let line = output.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
             Ok((result.exit_code, line.trim().to_owned()))
         })

@@ -109,9 +109,17 @@ fn run(plan: &mut Plan, view: &PodView<'_>, delays: &Delays, now: SystemTime) {
         }
     }
     let policy = view.restart_policy();
-    if let Some(container) = view.init.iter().find(|container| !container.exit().is_some_and(succeeded)) {
+    if let Some(container) = view
+        .init
+        .iter()
+        .find(|container| !container.exit().is_some_and(succeeded))
+    {
         // One after the other; the next begins when this one has succeeded. An init container is never "done" by failing.
-        let policy = if policy == RestartPolicy::Never { policy } else { RestartPolicy::OnFailure };
+        let policy = if policy == RestartPolicy::Never {
+            policy
+        } else {
+            RestartPolicy::OnFailure
+        };
         keep_running(plan, view, container, policy, delays, now);
         return;
     }
@@ -146,7 +154,10 @@ fn keep_running(
         Run::Running { .. } => match (&container.stopping, &container.verdict.unhealthy) {
             (None, None) => {}
             (None, Some(why)) => {
-                plan.act(Action::Terminate(container.spec.name.clone(), Cause::Unhealthy(why.clone())));
+                plan.act(Action::Terminate(
+                    container.spec.name.clone(),
+                    Cause::Unhealthy(why.clone()),
+                ));
                 plan.wake(grace(view));
             }
             (Some(stopping), _) if !stopping.killed => match left(stopping.since, grace(view), now) {
@@ -159,7 +170,10 @@ fn keep_running(
 }
 
 fn terminate(plan: &mut Plan, view: &PodView<'_>, termination: Termination, delays: &Delays, now: SystemTime) {
-    let running: Vec<_> = view.all_containers().filter(|container| container.is_running()).collect();
+    let running: Vec<_> = view
+        .all_containers()
+        .filter(|container| container.is_running())
+        .collect();
     // Out of the data path first: no new connection may reach a process that was told to end.
     if !termination.marked && view.attached {
         plan.act(Action::MarkTerminating);
@@ -174,7 +188,11 @@ fn terminate(plan: &mut Plan, view: &PodView<'_>, termination: Termination, dela
     }
     let overdue = left(termination.since, termination.grace, now);
     let was_serving = view.attached && view.containers.iter().all(ContainerView::is_ready);
-    let drain = if was_serving { delays.drain.min(termination.grace / 2) } else { Duration::ZERO };
+    let drain = if was_serving {
+        delays.drain.min(termination.grace / 2)
+    } else {
+        Duration::ZERO
+    };
     for container in running {
         let name = container.spec.name.clone();
         match (overdue, container.stopping) {
@@ -204,7 +222,12 @@ fn release(plan: &mut Plan, view: &PodView<'_>) {
 
 /// Time from SIGTERM to SIGKILL for a container that is stopped while its pod stays.
 fn grace(view: &PodView<'_>) -> Duration {
-    let seconds = view.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let seconds = view
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds)
+        .unwrap_or(30);
     Duration::from_secs(seconds.try_into().unwrap_or(0))
 }
 

@@ -17,7 +17,11 @@ const DELAYS: Delays = Delays {
         max: Duration::from_secs(300),
         reset_after: Duration::from_secs(600),
     },
-    retry: Policy { base: Duration::from_secs(1), max: Duration::from_secs(15), reset_after: Duration::MAX },
+    retry: Policy {
+        base: Duration::from_secs(1),
+        max: Duration::from_secs(15),
+        reset_after: Duration::MAX,
+    },
     drain: Duration::from_secs(1),
 };
 
@@ -30,15 +34,31 @@ fn start(name: &str) -> Action {
 }
 
 fn ending(since: u64) -> Option<Termination> {
-    Some(Termination { since: at(since), grace: Duration::from_secs(30), marked: false, confirm: true })
+    Some(Termination {
+        since: at(since),
+        grace: Duration::from_secs(30),
+        marked: false,
+        confirm: true,
+    })
 }
 
 #[test]
 fn a_new_pod_gets_everything_in_order() {
     let pod = pod("Always", &[], &["web", "log"]);
-    let want =
-        vec![Action::AllocateAddress, Action::CreateSandbox, Action::AttachNetwork, start("web"), start("log")];
-    assert_eq!(plan(&fresh(&pod), &DELAYS, at(0)), Plan { actions: want, wake_in: None });
+    let want = vec![
+        Action::AllocateAddress,
+        Action::CreateSandbox,
+        Action::AttachNetwork,
+        start("web"),
+        start("log"),
+    ];
+    assert_eq!(
+        plan(&fresh(&pod), &DELAYS, at(0)),
+        Plan {
+            actions: want,
+            wake_in: None
+        }
+    );
 }
 
 #[test]
@@ -50,20 +70,42 @@ fn a_pod_in_order_needs_nothing() {
 #[test]
 fn an_address_is_kept_when_the_sandbox_is_made_anew() {
     let pod = pod("Always", &[], &["web"]);
-    let view = PodView { sandbox: Sandbox::Broken, attached: false, ..attached(&pod) };
+    let view = PodView {
+        sandbox: Sandbox::Broken,
+        attached: false,
+        ..attached(&pod)
+    };
     assert_eq!(
         actions(&view, 0),
-        [Action::RemoveSandbox, Action::CreateSandbox, Action::AttachNetwork, start("web")]
+        [
+            Action::RemoveSandbox,
+            Action::CreateSandbox,
+            Action::AttachNetwork,
+            start("web")
+        ]
     );
 }
 
 #[test]
 fn a_sandbox_that_cannot_be_made_is_retried_later_but_its_remains_go_at_once() {
     let pod = pod("Always", &[], &["web"]);
-    let mut view = PodView { sandbox: Sandbox::Broken, attached: false, ..attached(&pod) };
-    view.sandbox_failures = Backoff { failures: 3, last: Some(at(10)) };
+    let mut view = PodView {
+        sandbox: Sandbox::Broken,
+        attached: false,
+        ..attached(&pod)
+    };
+    view.sandbox_failures = Backoff {
+        failures: 3,
+        last: Some(at(10)),
+    };
     let later = plan(&view, &DELAYS, at(11));
-    assert_eq!(later, Plan { actions: vec![Action::RemoveSandbox], wake_in: Some(Duration::from_secs(1)) });
+    assert_eq!(
+        later,
+        Plan {
+            actions: vec![Action::RemoveSandbox],
+            wake_in: Some(Duration::from_secs(1))
+        }
+    );
     assert!(actions(&view, 12).contains(&Action::CreateSandbox));
 }
 
@@ -125,8 +167,17 @@ fn a_crashing_container_waits_for_its_back_off() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = running(&pod);
     view.containers[0].run = exited(1);
-    view.containers[0].crashes = Backoff { failures: 3, last: Some(at(5)) };
-    assert_eq!(plan(&view, &DELAYS, at(6)), Plan { actions: vec![], wake_in: Some(Duration::from_secs(19)) });
+    view.containers[0].crashes = Backoff {
+        failures: 3,
+        last: Some(at(5)),
+    };
+    assert_eq!(
+        plan(&view, &DELAYS, at(6)),
+        Plan {
+            actions: vec![],
+            wake_in: Some(Duration::from_secs(19))
+        }
+    );
     assert_eq!(actions(&view, 25), [start("web")]);
 }
 
@@ -134,8 +185,17 @@ fn a_crashing_container_waits_for_its_back_off() {
 fn a_container_that_cannot_be_started_is_retried_later() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = attached(&pod);
-    view.containers[0].start_failures = Backoff { failures: 2, last: Some(at(5)) };
-    assert_eq!(plan(&view, &DELAYS, at(5)), Plan { actions: vec![], wake_in: Some(Duration::from_secs(1)) });
+    view.containers[0].start_failures = Backoff {
+        failures: 2,
+        last: Some(at(5)),
+    };
+    assert_eq!(
+        plan(&view, &DELAYS, at(5)),
+        Plan {
+            actions: vec![],
+            wake_in: Some(Duration::from_secs(1))
+        }
+    );
     assert_eq!(actions(&view, 6), [start("web")]);
 }
 
@@ -143,14 +203,32 @@ fn a_container_that_cannot_be_started_is_retried_later() {
 fn an_unhealthy_container_is_asked_then_killed_and_only_it() {
     let pod = pod("Always", &[], &["web", "log"]);
     let mut view = running(&pod);
-    view.containers[0].verdict = Verdict { unhealthy: Some("liveness".into()), ..Verdict::default() };
+    view.containers[0].verdict = Verdict {
+        unhealthy: Some("liveness".into()),
+        ..Verdict::default()
+    };
     let first = plan(&view, &DELAYS, at(10));
-    assert_eq!(first.actions, [Action::Terminate("web".into(), Cause::Unhealthy("liveness".into()))]);
+    assert_eq!(
+        first.actions,
+        [Action::Terminate("web".into(), Cause::Unhealthy("liveness".into()))]
+    );
     assert_eq!(first.wake_in, Some(Duration::from_secs(30)));
-    view.containers[0].stopping = Some(Stopping { since: at(10), killed: false });
-    assert_eq!(plan(&view, &DELAYS, at(20)), Plan { actions: vec![], wake_in: Some(Duration::from_secs(20)) });
+    view.containers[0].stopping = Some(Stopping {
+        since: at(10),
+        killed: false,
+    });
+    assert_eq!(
+        plan(&view, &DELAYS, at(20)),
+        Plan {
+            actions: vec![],
+            wake_in: Some(Duration::from_secs(20))
+        }
+    );
     assert_eq!(actions(&view, 40), [Action::Kill("web".into())]);
-    view.containers[0].stopping = Some(Stopping { since: at(10), killed: true });
+    view.containers[0].stopping = Some(Stopping {
+        since: at(10),
+        killed: true,
+    });
     assert_eq!(actions(&view, 41), []);
 }
 
@@ -160,15 +238,37 @@ fn a_deleted_pod_leaves_the_data_path_then_drains_then_ends() {
     let mut view = running(&pod);
     view.termination = ending(10);
     let first = plan(&view, &DELAYS, at(10));
-    assert_eq!(first, Plan { actions: vec![Action::MarkTerminating], wake_in: Some(Duration::from_secs(1)) });
-    view.termination = Some(Termination { marked: true, ..view.termination.unwrap() });
+    assert_eq!(
+        first,
+        Plan {
+            actions: vec![Action::MarkTerminating],
+            wake_in: Some(Duration::from_secs(1))
+        }
+    );
+    view.termination = Some(Termination {
+        marked: true,
+        ..view.termination.unwrap()
+    });
     assert_eq!(actions(&view, 11), [Action::Terminate("web".into(), Cause::PodDeleted)]);
-    view.containers[0].stopping = Some(Stopping { since: at(11), killed: false });
-    assert_eq!(plan(&view, &DELAYS, at(12)), Plan { actions: vec![], wake_in: Some(Duration::from_secs(28)) });
+    view.containers[0].stopping = Some(Stopping {
+        since: at(11),
+        killed: false,
+    });
+    assert_eq!(
+        plan(&view, &DELAYS, at(12)),
+        Plan {
+            actions: vec![],
+            wake_in: Some(Duration::from_secs(28))
+        }
+    );
     assert_eq!(actions(&view, 40), [Action::Kill("web".into())]);
     view.containers[0].run = exited(137);
-    let last =
-        vec![Action::RemoveSandbox, Action::ReleaseAddress, Action::ConfirmDeletion, Action::Forget];
+    let last = vec![
+        Action::RemoveSandbox,
+        Action::ReleaseAddress,
+        Action::ConfirmDeletion,
+        Action::Forget,
+    ];
     assert_eq!(actions(&view, 41), last);
 }
 
@@ -180,7 +280,10 @@ fn a_pod_that_took_no_traffic_is_not_drained() {
     view.termination = ending(10);
     assert_eq!(
         actions(&view, 10),
-        [Action::MarkTerminating, Action::Terminate("web".into(), Cause::PodDeleted)]
+        [
+            Action::MarkTerminating,
+            Action::Terminate("web".into(), Cause::PodDeleted)
+        ]
     );
 }
 
@@ -188,15 +291,24 @@ fn a_pod_that_took_no_traffic_is_not_drained() {
 fn without_grace_a_pod_is_killed_at_once() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = running(&pod);
-    view.termination = ending(10).map(|ending| Termination { grace: Duration::ZERO, ..ending });
-    assert_eq!(actions(&view, 10), [Action::MarkTerminating, Action::Kill("web".into())]);
+    view.termination = ending(10).map(|ending| Termination {
+        grace: Duration::ZERO,
+        ..ending
+    });
+    assert_eq!(
+        actions(&view, 10),
+        [Action::MarkTerminating, Action::Kill("web".into())]
+    );
 }
 
 #[test]
 fn a_pod_gone_from_the_server_needs_no_confirmation() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = fresh(&pod);
-    view.termination = ending(10).map(|ending| Termination { confirm: false, ..ending });
+    view.termination = ending(10).map(|ending| Termination {
+        confirm: false,
+        ..ending
+    });
     assert_eq!(actions(&view, 10), [Action::Forget]);
 }
 
@@ -206,7 +318,10 @@ fn a_deleted_pod_is_not_restarted_while_another_container_ends() {
     let mut view = running(&pod);
     view.termination = ending(10).map(|ending| Termination { marked: true, ..ending });
     view.containers[0].run = exited(0);
-    view.containers[1].stopping = Some(Stopping { since: at(11), killed: false });
+    view.containers[1].stopping = Some(Stopping {
+        since: at(11),
+        killed: false,
+    });
     assert_eq!(actions(&view, 12), []);
 }
 
@@ -219,7 +334,13 @@ fn any_run() -> impl Strategy<Value = Run> {
 }
 
 fn any_container() -> impl Strategy<Value = (Run, bool, Option<(u64, bool)>, u32, u32)> {
-    (any_run(), any::<bool>(), prop::option::of((0..60_u64, any::<bool>())), 0..5_u32, 0..5_u32)
+    (
+        any_run(),
+        any::<bool>(),
+        prop::option::of((0..60_u64, any::<bool>())),
+        0..5_u32,
+        0..5_u32,
+    )
 }
 
 proptest! {

@@ -72,7 +72,14 @@ pub struct ContainerRecord {
 impl Record {
     /// A pod just seen for the first time.
     pub fn new(pod: Pod, now: SystemTime) -> Self {
-        Self { version: VERSION, pod, address: None, start_time: now, ending: None, containers: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            pod,
+            address: None,
+            start_time: now,
+            ending: None,
+            containers: BTreeMap::new(),
+        }
     }
 
     /// The pod's uid, its identity on this node.
@@ -148,14 +155,21 @@ pub struct Records {
 impl Records {
     /// Opens the directory, made if needed.
     pub fn open(directory: &Path) -> Result<Self, RecordError> {
-        fs::create_dir_all(directory)
-            .map_err(|source| RecordError::Open { path: directory.to_owned(), source })?;
-        Ok(Self { directory: directory.to_owned() })
+        fs::create_dir_all(directory).map_err(|source| RecordError::Open {
+            path: directory.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
     }
 
     /// Reads all records. One that cannot be read is reported and does not hide the others.
     pub fn load(&self) -> Result<(Vec<Record>, Vec<RecordError>), RecordError> {
-        let open = |source| RecordError::Open { path: self.directory.clone(), source };
+        let open = |source| RecordError::Open {
+            path: self.directory.clone(),
+            source,
+        };
         let (mut records, mut errors) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.directory).map_err(open)? {
             let path = entry.map_err(open)?.path();
@@ -196,12 +210,20 @@ impl Records {
 }
 
 fn read(path: &Path) -> Result<Record, RecordError> {
-    let bytes = fs::read(path).map_err(|source| RecordError::Read { path: path.to_owned(), source })?;
-    let record: Record =
-        serde_json::from_slice(&bytes).map_err(|source| RecordError::Parse { path: path.to_owned(), source })?;
+    let bytes = fs::read(path).map_err(|source| RecordError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let record: Record = serde_json::from_slice(&bytes).map_err(|source| RecordError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
     match record.version {
         VERSION => Ok(record),
-        found => Err(RecordError::Version { path: path.to_owned(), found }),
+        found => Err(RecordError::Version {
+            path: path.to_owned(),
+            found,
+        }),
     }
 }
 
@@ -221,13 +243,34 @@ mod tests {
     use super::*;
 
     fn record(uid: &str) -> Record {
-        let metadata = Some(ObjectMeta { uid: uid.into(), name: "web".into(), ..ObjectMeta::default() });
+        let metadata = Some(ObjectMeta {
+            uid: uid.into(),
+            name: "web".into(),
+            ..ObjectMeta::default()
+        });
         let now = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
-        let mut record = Record::new(Pod { metadata, ..Pod::default() }, now);
+        let mut record = Record::new(
+            Pod {
+                metadata,
+                ..Pod::default()
+            },
+            now,
+        );
         record.address = Some(Ipv4Addr::new(10, 244, 0, 5));
-        record.ending = Some(Ending { since: now, grace: Duration::from_secs(30), confirm: true });
+        record.ending = Some(Ending {
+            since: now,
+            grace: Duration::from_secs(30),
+            confirm: true,
+        });
         let run = Run::Running { started_at: now };
-        record.containers.insert("web".into(), ContainerRecord { run, restart_count: 2, ..ContainerRecord::default() });
+        record.containers.insert(
+            "web".into(),
+            ContainerRecord {
+                run,
+                restart_count: 2,
+                ..ContainerRecord::default()
+            },
+        );
         record
     }
 
@@ -262,7 +305,12 @@ mod tests {
     fn another_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::open(directory.path()).unwrap();
-        records.save(&Record { version: 2, ..record("a") }).unwrap();
+        records
+            .save(&Record {
+                version: 2,
+                ..record("a")
+            })
+            .unwrap();
         let (_, errors) = records.load().unwrap();
         assert!(matches!(errors.as_slice(), [RecordError::Version { found: 2, .. }]));
     }

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use causeway_proto::v1::{Container, ContainerPort, IntOrString, Pod, PodSpec, Probe, ResourceRequirements, int_or_string};
+use causeway_proto::v1::{
+    Container, ContainerPort, IntOrString, Pod, PodSpec, Probe, ResourceRequirements, int_or_string,
+};
 
 use super::env::{self, EnvError, NodeFacts};
 use crate::{
@@ -69,14 +71,22 @@ pub fn sandbox_spec(pod: &Pod, address: IpAddr, node: &NodeSettings) -> Result<S
         name: meta.name,
         addresses: vec![address],
         resolv_conf: node.resolv_conf.clone(),
-        resources: Resources { pids_limit: node.pids_limit, ..pod_resources(&spec)? },
+        resources: Resources {
+            pids_limit: node.pids_limit,
+            ..pod_resources(&spec)?
+        },
     })
 }
 
 /// The pod's host name: its own wish or its name, cut to what a DNS label may hold.
 fn hostname(name: &str, wish: &str) -> String {
     let whole = if wish.is_empty() { name } else { wish };
-    whole.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+    whole
+        .chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned()
 }
 
 /// One attempt at a container.
@@ -91,9 +101,21 @@ pub fn container_spec(
     let meta = pod.metadata.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     let mut variables = vec![("HOSTNAME".to_owned(), hostname(&meta.name, &spec.hostname))];
-    variables.extend(env::environment(pod, container, NodeFacts { pod_ip, host_ip: &node.host_ip })?);
+    variables.extend(env::environment(
+        pod,
+        container,
+        NodeFacts {
+            pod_ip,
+            host_ip: &node.host_ip,
+        },
+    )?);
     let expand = |text: &String| {
-        env::expand(text, |name| variables.iter().rfind(|(other, _)| other == name).map(|(_, value)| value.clone()))
+        env::expand(text, |name| {
+            variables
+                .iter()
+                .rfind(|(other, _)| other == name)
+                .map(|(_, value)| value.clone())
+        })
     };
     let command: Vec<_> = container.command.iter().map(expand).collect();
     let args: Vec<_> = container.args.iter().map(expand).collect();
@@ -101,7 +123,11 @@ pub fn container_spec(
     if argv.is_empty() {
         return Err(ConfigError::NoCommand(container.image.clone()));
     }
-    let cwd = if container.working_dir.is_empty() { &image.config.working_dir } else { &container.working_dir };
+    let cwd = if container.working_dir.is_empty() {
+        &image.config.working_dir
+    } else {
+        &container.working_dir
+    };
     let request = amount(container.resources.as_ref(), "memory", Bound::Request)?;
     Ok(ContainerSpec {
         name: container.name.clone(),
@@ -122,11 +148,16 @@ pub fn container_spec(
 
 fn user(spec: &PodSpec, container: &Container, image: &Image) -> Result<UserSpec, ConfigError> {
     let id = |field, id: Option<i64>| {
-        id.map(|id| u32::try_from(id).map_err(|_| ConfigError::Id { field, id })).transpose()
+        id.map(|id| u32::try_from(id).map_err(|_| ConfigError::Id { field, id }))
+            .transpose()
     };
     let (own, pods) = (container.security_context.as_ref(), spec.security_context.as_ref());
-    let run_as_user = own.and_then(|own| own.run_as_user).or_else(|| pods.and_then(|pods| pods.run_as_user));
-    let run_as_group = own.and_then(|own| own.run_as_group).or_else(|| pods.and_then(|pods| pods.run_as_group));
+    let run_as_user = own
+        .and_then(|own| own.run_as_user)
+        .or_else(|| pods.and_then(|pods| pods.run_as_user));
+    let run_as_group = own
+        .and_then(|own| own.run_as_group)
+        .or_else(|| pods.and_then(|pods| pods.run_as_group));
     Ok(UserSpec {
         image: image.config.user.clone(),
         run_as_user: id("runAsUser", run_as_user)?,
@@ -161,12 +192,22 @@ fn amount(
     let Some(resources) = resources else { return Ok(None) };
     let quantity = match bound {
         Bound::Limit => resources.limits.get(resource),
-        Bound::Request => resources.requests.get(resource).or_else(|| resources.limits.get(resource)),
+        Bound::Request => resources
+            .requests
+            .get(resource)
+            .or_else(|| resources.limits.get(resource)),
     };
     let Some(quantity) = quantity else { return Ok(None) };
-    let bad = || ConfigError::Quantity { resource, text: quantity.value.clone() };
+    let bad = || ConfigError::Quantity {
+        resource,
+        text: quantity.value.clone(),
+    };
     let amount = quantity.amount().map_err(|_| bad())?;
-    let value = if resource == "cpu" { amount.milli() } else { i128::from(amount.value()) };
+    let value = if resource == "cpu" {
+        amount.milli()
+    } else {
+        i128::from(amount.value())
+    };
     u64::try_from(value).map(Some).map_err(|_| bad())
 }
 
@@ -182,8 +223,16 @@ fn container_resources(container: &Container) -> Result<Resources, ConfigError> 
 
 /// The pod's bounds: containers run together, init containers one by one; one container without a limit lifts the pod's.
 fn pod_resources(spec: &PodSpec) -> Result<Resources, ConfigError> {
-    let own: Vec<_> = spec.containers.iter().map(container_resources).collect::<Result<_, _>>()?;
-    let init: Vec<_> = spec.init_containers.iter().map(container_resources).collect::<Result<_, _>>()?;
+    let own: Vec<_> = spec
+        .containers
+        .iter()
+        .map(container_resources)
+        .collect::<Result<_, _>>()?;
+    let init: Vec<_> = spec
+        .init_containers
+        .iter()
+        .map(container_resources)
+        .collect::<Result<_, _>>()?;
     let limit = |field: fn(&Resources) -> Option<u64>| {
         let together: Option<u64> = own.iter().map(field).sum();
         let alone: Option<Vec<u64>> = init.iter().map(field).collect();
@@ -191,7 +240,10 @@ fn pod_resources(spec: &PodSpec) -> Result<Resources, ConfigError> {
     };
     let requests = |list: &[Resources]| list.iter().filter_map(|r| r.cpu_request_millis).collect::<Vec<_>>();
     let (own_requests, init_requests) = (requests(&own), requests(&init));
-    let request = own_requests.iter().sum::<u64>().max(init_requests.iter().copied().max().unwrap_or(0));
+    let request = own_requests
+        .iter()
+        .sum::<u64>()
+        .max(init_requests.iter().copied().max().unwrap_or(0));
     let requested = !own_requests.is_empty() || !init_requests.is_empty();
     Ok(Resources {
         cpu_limit_millis: limit(|r| r.cpu_limit_millis),
@@ -236,7 +288,10 @@ pub fn container_probes(
     started: bool,
 ) -> Result<ContainerProbes, ConfigError> {
     let convert = |probe: &Option<Probe>| {
-        probe.as_ref().map(|probe| probe_spec(probe, &container.ports, running_for)).transpose()
+        probe
+            .as_ref()
+            .map(|probe| probe_spec(probe, &container.ports, running_for))
+            .transpose()
     };
     Ok(ContainerProbes {
         container: container.name.clone(),
@@ -250,10 +305,17 @@ pub fn container_probes(
 fn probe_spec(probe: &Probe, ports: &[ContainerPort], running_for: Duration) -> Result<ProbeSpec, ConfigError> {
     let defaults = ProbeSpec::new(probe_action(probe, ports)?);
     let seconds = |value: Option<i32>| value.and_then(|v| u64::try_from(v).ok()).map(Duration::from_secs);
-    let count = |value: Option<i32>, default| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+    let count = |value: Option<i32>, default| {
+        value
+            .and_then(|v| u32::try_from(v).ok())
+            .filter(|v| *v > 0)
+            .unwrap_or(default)
+    };
     let positive = |value: Option<i32>, default| seconds(value).filter(|d| !d.is_zero()).unwrap_or(default);
     Ok(ProbeSpec {
-        initial_delay: seconds(probe.initial_delay_seconds).unwrap_or_default().saturating_sub(running_for),
+        initial_delay: seconds(probe.initial_delay_seconds)
+            .unwrap_or_default()
+            .saturating_sub(running_for),
         period: positive(probe.period_seconds, defaults.period),
         timeout: positive(probe.timeout_seconds, defaults.timeout),
         success_threshold: count(probe.success_threshold, defaults.success_threshold),
@@ -268,19 +330,35 @@ fn probe_action(probe: &Probe, ports: &[ContainerPort]) -> Result<ProbeAction, C
         return Ok(ProbeAction::Http {
             host: host(&http.host),
             port: port(http.port.as_ref(), ports)?,
-            path: if http.path.is_empty() { "/".to_owned() } else { http.path.clone() },
-            headers: http.http_headers.iter().map(|h| (h.name.clone(), h.value.clone())).collect(),
+            path: if http.path.is_empty() {
+                "/".to_owned()
+            } else {
+                http.path.clone()
+            },
+            headers: http
+                .http_headers
+                .iter()
+                .map(|h| (h.name.clone(), h.value.clone()))
+                .collect(),
         });
     }
     if let Some(tcp) = &probe.tcp_socket {
-        return Ok(ProbeAction::Tcp { host: host(&tcp.host), port: port(tcp.port.as_ref(), ports)? });
+        return Ok(ProbeAction::Tcp {
+            host: host(&tcp.host),
+            port: port(tcp.port.as_ref(), ports)?,
+        });
     }
     if let Some(exec) = &probe.exec {
-        return Ok(ProbeAction::Exec { command: exec.command.clone() });
+        return Ok(ProbeAction::Exec {
+            command: exec.command.clone(),
+        });
     }
     if let Some(grpc) = &probe.grpc {
         let port = u16::try_from(grpc.port).map_err(|_| ConfigError::Port(grpc.port.to_string()))?;
-        return Ok(ProbeAction::Grpc { port, service: grpc.service.clone() });
+        return Ok(ProbeAction::Grpc {
+            port,
+            service: grpc.service.clone(),
+        });
     }
     Err(ConfigError::NoAction)
 }
@@ -288,12 +366,19 @@ fn probe_action(probe: &Probe, ports: &[ContainerPort]) -> Result<ProbeAction, C
 fn port(wanted: Option<&IntOrString>, ports: &[ContainerPort]) -> Result<u16, ConfigError> {
     let (number, name) = match wanted.and_then(|wanted| wanted.value.as_ref()) {
         Some(int_or_string::Value::IntValue(number)) => (Some(*number), number.to_string()),
-        Some(int_or_string::Value::StringValue(name)) => {
-            (ports.iter().find(|port| &port.name == name).map(|port| port.container_port), name.clone())
-        }
+        Some(int_or_string::Value::StringValue(name)) => (
+            ports
+                .iter()
+                .find(|port| &port.name == name)
+                .map(|port| port.container_port),
+            name.clone(),
+        ),
         None => (None, String::new()),
     };
-    number.and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0).ok_or(ConfigError::Port(name))
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|port| *port > 0)
+        .ok_or(ConfigError::Port(name))
 }
 
 #[cfg(test)]

@@ -18,8 +18,16 @@ use crate::runtime::Exit;
 pub fn status(view: &PodView<'_>, before: &PodStatus, restart: &Policy, now: SystemTime) -> PodStatus {
     let finished = view.finished();
     let phase = phase(view, finished);
-    let init: Vec<_> = view.init.iter().map(|c| container_status(view, c, true, restart, now)).collect();
-    let containers: Vec<_> = view.containers.iter().map(|c| container_status(view, c, false, restart, now)).collect();
+    let init: Vec<_> = view
+        .init
+        .iter()
+        .map(|c| container_status(view, c, true, restart, now))
+        .collect();
+    let containers: Vec<_> = view
+        .containers
+        .iter()
+        .map(|c| container_status(view, c, false, restart, now))
+        .collect();
     let (reason, message) = match (&view.trouble, finished) {
         (Some(trouble), None) => (trouble.reason.clone(), trouble.message.clone()),
         _ => (String::new(), String::new()),
@@ -31,7 +39,11 @@ pub fn status(view: &PodView<'_>, before: &PodStatus, restart: &Policy, now: Sys
         message,
         reason,
         host_ip: view.host_ip.to_owned(),
-        pod_ips: if pod_ip.is_empty() { Vec::new() } else { vec![PodIp { ip: pod_ip.clone() }] },
+        pod_ips: if pod_ip.is_empty() {
+            Vec::new()
+        } else {
+            vec![PodIp { ip: pod_ip.clone() }]
+        },
         pod_ip,
         start_time: Some(before.start_time.unwrap_or_else(|| stamp(view.start_time))),
         container_statuses: containers,
@@ -46,7 +58,13 @@ fn phase(view: &PodView<'_>, finished: Option<Finished>) -> &'static str {
         Some(Finished::Failed) => "Failed",
         // A pod that was deleted before it came up ends as it began.
         None if !view.initialized() => "Pending",
-        None if view.containers.iter().any(|c| c.run == Run::Never && c.last_exit.is_none()) => "Pending",
+        None if view
+            .containers
+            .iter()
+            .any(|c| c.run == Run::Never && c.last_exit.is_none()) =>
+        {
+            "Pending"
+        }
         None => "Running",
     }
 }
@@ -65,22 +83,44 @@ fn conditions(
         (false, _) => {
             let waiting = view.init.iter().filter(|c| !c.exit().is_some_and(succeeded));
             let list = names(waiting.map(|c| c.spec.name.as_str()).collect());
-            (false, "ContainersNotInitialized", format!("containers with incomplete status: {list}"))
+            (
+                false,
+                "ContainersNotInitialized",
+                format!("containers with incomplete status: {list}"),
+            )
         }
     };
-    let unready: Vec<_> = containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
+    let unready: Vec<_> = containers
+        .iter()
+        .filter(|c| !c.ready)
+        .map(|c| c.name.as_str())
+        .collect();
     let ready = match finished {
         Some(Finished::Succeeded) => (false, "PodCompleted", String::new()),
         Some(Finished::Failed) => (false, "PodFailed", String::new()),
         None if unready.is_empty() && view.initialized() => (true, "", String::new()),
-        None => (false, "ContainersNotReady", format!("containers with unready status: {}", names(unready))),
+        None => (
+            false,
+            "ContainersNotReady",
+            format!("containers with unready status: {}", names(unready)),
+        ),
     };
     let scheduled = (true, "", String::new());
-    [("Initialized", initialized), ("Ready", ready.clone()), ("ContainersReady", ready), ("PodScheduled", scheduled)]
-        .into_iter()
-        .map(|(kind, (holds, reason, message))| condition(kind, holds, reason, message, before, now))
-        .chain(before.iter().filter(|c| !OWN_CONDITIONS.contains(&c.r#type.as_str())).cloned())
-        .collect()
+    [
+        ("Initialized", initialized),
+        ("Ready", ready.clone()),
+        ("ContainersReady", ready),
+        ("PodScheduled", scheduled),
+    ]
+    .into_iter()
+    .map(|(kind, (holds, reason, message))| condition(kind, holds, reason, message, before, now))
+    .chain(
+        before
+            .iter()
+            .filter(|c| !OWN_CONDITIONS.contains(&c.r#type.as_str()))
+            .cloned(),
+    )
+    .collect()
 }
 
 const OWN_CONDITIONS: [&str; 4] = ["Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -139,8 +179,16 @@ fn states(
     let last = container.last_exit.as_ref().map(terminated);
     match &container.run {
         Run::Running { started_at } => {
-            let running = Some(ContainerStateRunning { started_at: Some(stamp(*started_at)) });
-            (ContainerState { running, ..ContainerState::default() }, last)
+            let running = Some(ContainerStateRunning {
+                started_at: Some(stamp(*started_at)),
+            });
+            (
+                ContainerState {
+                    running,
+                    ..ContainerState::default()
+                },
+                last,
+            )
         }
         Run::Never => {
             let (reason, message) = match &container.trouble {
@@ -157,7 +205,10 @@ fn states(
             };
             let again = policy.restarts(exit) && view.termination.is_none();
             if let Some(trouble) = container.trouble.as_ref().filter(|_| again) {
-                return (waiting(&trouble.reason, trouble.message.clone()), Some(terminated(exit)));
+                return (
+                    waiting(&trouble.reason, trouble.message.clone()),
+                    Some(terminated(exit)),
+                );
             }
             if again && container.crashes.remaining(restart, now).is_some() {
                 let meta = view.pod.metadata.clone().unwrap_or_default();
@@ -177,8 +228,14 @@ fn states(
 }
 
 fn waiting(reason: &str, message: String) -> ContainerState {
-    let waiting = Some(ContainerStateWaiting { reason: reason.to_owned(), message });
-    ContainerState { waiting, ..ContainerState::default() }
+    let waiting = Some(ContainerStateWaiting {
+        reason: reason.to_owned(),
+        message,
+    });
+    ContainerState {
+        waiting,
+        ..ContainerState::default()
+    }
 }
 
 fn terminated(exit: &Exit) -> ContainerState {
@@ -190,12 +247,18 @@ fn terminated(exit: &Exit) -> ContainerState {
         started_at: Some(stamp(exit.started_at)),
         finished_at: Some(stamp(exit.finished_at)),
     });
-    ContainerState { terminated, ..ContainerState::default() }
+    ContainerState {
+        terminated,
+        ..ContainerState::default()
+    }
 }
 
 /// Whole seconds, as Kubernetes stamps its objects.
 fn stamp(time: SystemTime) -> Timestamp {
-    Timestamp { nanos: 0, ..time.into() }
+    Timestamp {
+        nanos: 0,
+        ..time.into()
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,11 @@ use super::{
 };
 use crate::runtime::ExitReason;
 
-const RESTART: Policy =
-    Policy { base: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) };
+const RESTART: Policy = Policy {
+    base: Duration::from_secs(10),
+    max: Duration::from_secs(300),
+    reset_after: Duration::from_secs(600),
+};
 
 fn compute(view: &PodView<'_>) -> PodStatus {
     status(view, &PodStatus::default(), &RESTART, at(6))
@@ -57,7 +60,10 @@ fn a_pod_stays_pending_until_it_is_initialized() {
     view.init[0].run = Run::Running { started_at: at(1) };
     let status = compute(&view);
     assert_eq!(status.phase, "Pending");
-    assert_eq!(holds(&status, "Initialized"), ("False".into(), "ContainersNotInitialized".into()));
+    assert_eq!(
+        holds(&status, "Initialized"),
+        ("False".into(), "ContainersNotInitialized".into())
+    );
     assert_eq!(waiting_reason(&status), "PodInitializing");
     view.init[0].run = exited(0);
     let status = compute(&view);
@@ -81,14 +87,23 @@ fn readiness_needs_every_container() {
     let pod = pod("Always", &[], &["web", "log"]);
     let mut view = running(&pod);
     assert_eq!(holds(&compute(&view), "Ready").0, "True");
-    view.containers[1].verdict = Verdict { ready: false, ..Verdict::default() };
+    view.containers[1].verdict = Verdict {
+        ready: false,
+        ..Verdict::default()
+    };
     let status = compute(&view);
     assert_eq!(holds(&status, "Ready"), ("False".into(), "ContainersNotReady".into()));
     assert_eq!(holds(&status, "ContainersReady").0, "False");
     let ready = status.conditions.iter().find(|c| c.r#type == "Ready").unwrap();
     assert_eq!(ready.message, "containers with unready status: [log]");
-    assert_eq!(status.container_statuses.iter().map(|c| c.ready).collect::<Vec<_>>(), [true, false]);
-    view.containers[1].verdict = Verdict { started: false, ..Verdict::default() };
+    assert_eq!(
+        status.container_statuses.iter().map(|c| c.ready).collect::<Vec<_>>(),
+        [true, false]
+    );
+    view.containers[1].verdict = Verdict {
+        started: false,
+        ..Verdict::default()
+    };
     assert!(!compute(&view).container_statuses[1].ready);
 }
 
@@ -98,12 +113,18 @@ fn a_crash_loop_is_named_and_keeps_the_last_end() {
     let mut view = running(&pod);
     view.containers[0].run = exited(1);
     view.containers[0].restart_count = 2;
-    view.containers[0].crashes = Backoff { failures: 3, last: Some(at(5)) };
+    view.containers[0].crashes = Backoff {
+        failures: 3,
+        last: Some(at(5)),
+    };
     let status = compute(&view);
     let container = &status.container_statuses[0];
     let waiting = container.state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason, "CrashLoopBackOff");
-    assert_eq!(waiting.message, "back-off 20s restarting failed container=web pod=web-1_default(u-1)");
+    assert_eq!(
+        waiting.message,
+        "back-off 20s restarting failed container=web pod=web-1_default(u-1)"
+    );
     let last = container.last_state.clone().unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_str()), (1, "Error"));
     assert_eq!(container.restart_count, 2);
@@ -133,9 +154,15 @@ fn ends_are_named_by_their_cause() {
 fn a_missing_image_is_a_reason_to_wait() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = attached(&pod);
-    view.containers[0].trouble = Some(Trouble { reason: "ErrImageNeverPull".into(), message: "not here".into() });
+    view.containers[0].trouble = Some(Trouble {
+        reason: "ErrImageNeverPull".into(),
+        message: "not here".into(),
+    });
     let status = compute(&view);
-    assert_eq!((status.phase.as_str(), waiting_reason(&status).as_str()), ("Pending", "ErrImageNeverPull"));
+    assert_eq!(
+        (status.phase.as_str(), waiting_reason(&status).as_str()),
+        ("Pending", "ErrImageNeverPull")
+    );
 }
 
 #[test]
@@ -143,9 +170,16 @@ fn a_pod_that_goes_shows_its_ended_containers() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = running(&pod);
     view.containers[0].run = exited(143);
-    view.containers[0].crashes = Backoff { failures: 5, last: Some(at(5)) };
-    view.termination =
-        Some(Termination { since: at(4), grace: Duration::from_secs(30), marked: true, confirm: true });
+    view.containers[0].crashes = Backoff {
+        failures: 5,
+        last: Some(at(5)),
+    };
+    view.termination = Some(Termination {
+        since: at(4),
+        grace: Duration::from_secs(30),
+        marked: true,
+        confirm: true,
+    });
     let status = compute(&view);
     assert!(status.container_statuses[0].state.clone().unwrap().terminated.is_some());
     assert_eq!(status.phase, "Running");
@@ -157,14 +191,22 @@ fn transition_times_move_only_with_the_condition_and_others_fields_stay() {
     let view = running(&pod);
     let mut before = super::status(&view, &PodStatus::default(), &RESTART, at(10));
     before.qos_class = "Burstable".into();
-    before.conditions.push(Condition { r#type: "example.com/gate".into(), ..Condition::default() });
+    before.conditions.push(Condition {
+        r#type: "example.com/gate".into(),
+        ..Condition::default()
+    });
     let same = super::status(&view, &before, &RESTART, at(20));
     assert_eq!(same, before);
     let mut unready = running(&pod);
     unready.containers[0].verdict.ready = false;
     let after = super::status(&unready, &before, &RESTART, at(30));
     let time = |status: &PodStatus, kind: &str| {
-        status.conditions.iter().find(|c| c.r#type == kind).unwrap().last_transition_time
+        status
+            .conditions
+            .iter()
+            .find(|c| c.r#type == kind)
+            .unwrap()
+            .last_transition_time
     };
     assert_eq!(time(&after, "Ready"), Some(at(30).into()));
     assert_eq!(time(&after, "PodScheduled"), Some(at(10).into()));
@@ -175,7 +217,12 @@ fn addresses_and_start_time_are_filled_in() {
     let pod = pod("Always", &[], &["web"]);
     let status = compute(&running(&pod));
     assert_eq!(status.pod_ip, "10.244.0.7");
-    assert_eq!(status.pod_ips, [PodIp { ip: "10.244.0.7".into() }]);
+    assert_eq!(
+        status.pod_ips,
+        [PodIp {
+            ip: "10.244.0.7".into()
+        }]
+    );
     assert_eq!(status.host_ip, "172.30.0.2");
     assert_eq!(status.start_time, Some(at(0).into()));
     assert!(compute(&fresh(&pod)).pod_ips.is_empty());

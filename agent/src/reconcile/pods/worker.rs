@@ -64,14 +64,22 @@ pub(super) struct Live<M: Machine> {
 
 impl<M: Machine> Default for Live<M> {
     fn default() -> Self {
-        Self { start_failures: Backoff::default(), trouble: None, stopping: None, probes: None }
+        Self {
+            start_failures: Backoff::default(),
+            trouble: None,
+            stopping: None,
+            probes: None,
+        }
     }
 }
 
 impl<M: Machine> Worker<M> {
     /// The worker of the pod in `record`, which is already on disk when it came from there.
     pub fn new(context: Arc<Context<M>>, inbox: Arc<Inbox>, record: Record, from_disk: bool) -> Self {
-        let names: Vec<_> = containers(&record.pod).iter().map(|container| container.name.clone()).collect();
+        let names: Vec<_> = containers(&record.pod)
+            .iter()
+            .map(|container| container.name.clone())
+            .collect();
         let machine = Arc::clone(&context.machine);
         let gate = Gate::new(names.iter().map(String::as_str), move |address, readiness| {
             machine.set_readiness(address, readiness);
@@ -140,7 +148,9 @@ impl<M: Machine> Worker<M> {
         let before = self.record.ending;
         let since = before.map_or_else(SystemTime::now, |ending| ending.since);
         if meta.is_terminating() {
-            let seconds = meta.deletion_grace_period_seconds.unwrap_or_else(|| grace_seconds(&self.record.pod));
+            let seconds = meta
+                .deletion_grace_period_seconds
+                .unwrap_or_else(|| grace_seconds(&self.record.pod));
             let grace = Duration::from_secs(seconds.try_into().unwrap_or(0));
             let confirm = before.is_none_or(|ending| ending.confirm);
             self.record.ending = Some(Ending { since, grace, confirm });
@@ -148,7 +158,11 @@ impl<M: Machine> Worker<M> {
         if gone {
             let grace = Duration::from_secs(grace_seconds(&self.record.pod).try_into().unwrap_or(0)).min(GONE_GRACE);
             let grace = before.map_or(grace, |ending| ending.grace.min(grace));
-            self.record.ending = Some(Ending { since, grace, confirm: false });
+            self.record.ending = Some(Ending {
+                since,
+                grace,
+                confirm: false,
+            });
         }
         if self.record.ending.is_some() && before.is_none() {
             tracing::info!("pod goes");
@@ -192,7 +206,9 @@ impl<M: Machine> Worker<M> {
             record.container_id = seen.id(&self.id);
             record.run = match &seen.phase {
                 ContainerPhase::Starting => Run::Never,
-                ContainerPhase::Running { started_at, .. } => Run::Running { started_at: *started_at },
+                ContainerPhase::Running { started_at, .. } => Run::Running {
+                    started_at: *started_at,
+                },
                 ContainerPhase::Exited(exit) => Run::Exited(exit.clone()),
             };
         }
@@ -214,7 +230,9 @@ impl<M: Machine> Worker<M> {
                 self.context.metrics.exited(exit.reason);
                 if !policy.delay(record.crashes.failures).is_zero() && self.record.ending.is_none() {
                     let message = format!("Back-off restarting failed container {}", spec.name);
-                    self.context.recorder.record(&self.record.pod, Severity::Warning, "BackOff", message);
+                    self.context
+                        .recorder
+                        .record(&self.record.pod, Severity::Warning, "BackOff", message);
                 }
             }
         }
@@ -244,7 +262,11 @@ impl<M: Machine> Worker<M> {
     fn view(&self) -> PodView<'_> {
         let spec = self.record.pod.spec.as_ref();
         let list = |containers: fn(&PodSpec) -> &Vec<Container>| {
-            spec.map(containers).into_iter().flatten().map(|container| self.container_view(container)).collect()
+            spec.map(containers)
+                .into_iter()
+                .flatten()
+                .map(|container| self.container_view(container))
+                .collect()
         };
         PodView {
             pod: &self.record.pod,
@@ -267,8 +289,15 @@ impl<M: Machine> Worker<M> {
     }
 
     fn container_view<'a>(&'a self, spec: &'a Container) -> ContainerView<'a> {
-        let ContainerRecord { run, last_exit, restart_count, crashes, image_id, container_id, .. } =
-            self.record.containers.get(&spec.name).cloned().unwrap_or_default();
+        let ContainerRecord {
+            run,
+            last_exit,
+            restart_count,
+            crashes,
+            image_id,
+            container_id,
+            ..
+        } = self.record.containers.get(&spec.name).cloned().unwrap_or_default();
         let live = self.live.get(&spec.name);
         ContainerView {
             spec,
@@ -319,7 +348,11 @@ pub(super) enum Outcome {
 
 /// The verdict a run begins with: unfavourable where a probe has yet to speak.
 pub(super) fn first_verdict(spec: &Container) -> Verdict {
-    Verdict { started: spec.startup_probe.is_none(), ready: spec.readiness_probe.is_none(), unhealthy: None }
+    Verdict {
+        started: spec.startup_probe.is_none(),
+        ready: spec.readiness_probe.is_none(),
+        unhealthy: None,
+    }
 }
 
 fn containers(pod: &Pod) -> &[Container] {
@@ -330,11 +363,15 @@ fn containers(pod: &Pod) -> &[Container] {
 fn all_containers(pod: &Pod) -> Vec<(Container, bool)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let init = spec.init_containers.iter().map(|container| (container.clone(), true));
-    init.chain(spec.containers.iter().map(|container| (container.clone(), false))).collect()
+    init.chain(spec.containers.iter().map(|container| (container.clone(), false)))
+        .collect()
 }
 
 fn grace_seconds(pod: &Pod) -> i64 {
-    pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30)
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds)
+        .unwrap_or(30)
 }
 
 /// The end of a run that nobody saw.
@@ -348,3 +385,7 @@ fn lost(started_at: SystemTime, now: SystemTime) -> Exit {
         finished_at: now,
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

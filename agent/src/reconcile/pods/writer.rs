@@ -140,12 +140,22 @@ mod tests {
     use super::*;
 
     fn pod(version: u64, phase: &str) -> Pod {
-        let metadata = Some(ObjectMeta { resource_version: version.to_string(), ..ObjectMeta::default() });
-        Pod { metadata, status: Some(status(phase)), ..Pod::default() }
+        let metadata = Some(ObjectMeta {
+            resource_version: version.to_string(),
+            ..ObjectMeta::default()
+        });
+        Pod {
+            metadata,
+            status: Some(status(phase)),
+            ..Pod::default()
+        }
     }
 
     fn status(phase: &str) -> PodStatus {
-        PodStatus { phase: phase.into(), ..PodStatus::default() }
+        PodStatus {
+            phase: phase.into(),
+            ..PodStatus::default()
+        }
     }
 
     #[test]
@@ -154,17 +164,33 @@ mod tests {
         assert!(!must_write(&state, &pod(1, "Running"), &status("Running")));
         assert!(must_write(&state, &pod(1, "Pending"), &status("Running")));
         state.asked = Some(status("Running"));
-        assert!(!must_write(&state, &pod(1, "Pending"), &status("Running")), "on its way");
+        assert!(
+            !must_write(&state, &pod(1, "Pending"), &status("Running")),
+            "on its way"
+        );
         state.acknowledged = Some(5);
-        assert!(!must_write(&state, &pod(4, "Pending"), &status("Running")), "the watch is behind");
-        assert!(!must_write(&state, &pod(5, "Other"), &status("Running")), "the server sees it differently");
-        assert!(must_write(&state, &pod(6, "Unknown"), &status("Running")), "somebody changed it");
+        assert!(
+            !must_write(&state, &pod(4, "Pending"), &status("Running")),
+            "the watch is behind"
+        );
+        assert!(
+            !must_write(&state, &pod(5, "Other"), &status("Running")),
+            "the server sees it differently"
+        );
+        assert!(
+            must_write(&state, &pod(6, "Unknown"), &status("Running")),
+            "somebody changed it"
+        );
         assert!(must_write(&state, &pod(5, "Running"), &status("Failed")));
     }
 
     #[test]
     fn going_back_to_what_the_server_says_replaces_a_write_that_waits() {
-        let state = State { pending: Some((pod(1, "A"), status("B"))), asked: Some(status("B")), acknowledged: None };
+        let state = State {
+            pending: Some((pod(1, "A"), status("B"))),
+            asked: Some(status("B")),
+            acknowledged: None,
+        };
         assert!(must_write(&state, &pod(1, "A"), &status("A")));
     }
 }
