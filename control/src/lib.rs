@@ -10,4 +10,6 @@ pub mod cidr;
 pub mod config;
 pub mod metrics;
 pub mod process;
+pub mod reconcile;
+pub mod schedule;
 pub mod store;
