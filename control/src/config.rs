@@ -7,13 +7,18 @@ use clap::{Parser, ValueEnum};
 use crate::{
     api::{MAX_PREFIX_LEN, MIN_PREFIX_LEN, server::Address},
     cidr::Cidr,
+    reconcile::{
+        ReconcileConfig,
+        node_cidr::{Pool, PoolError},
+        node_lifecycle::LifecycleTimes,
+    },
 };
 
 /// Control plane of a Causeway cluster: serves the API over gRPC and runs the reconcilers and the scheduler.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "causeway-control", version, about, max_term_width = 120)]
 pub struct Config {
-    /// Where to serve the API: HOST:PORT or unix:/path; may be given several times
+    /// Where to serve the API, HOST:PORT or unix:PATH; may be given several times
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -89,7 +94,7 @@ pub struct Config {
         long,
         value_name = "TIME",
         env = "CAUSEWAY_NODE_MONITOR_GRACE_PERIOD",
-        default_value = "40s",
+        default_value = "10s",
         value_parser = parse_time
     )]
     pub node_monitor_grace_period: Duration,
@@ -98,8 +103,14 @@ pub struct Config {
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_POD_EVICTION_TIMEOUT", default_value = "5m", value_parser = parse_time)]
     pub pod_eviction_timeout: Duration,
 
-    /// What to log: error, warn, info, debug, trace, or directives such as info,causeway_control=debug
-    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG_LEVEL", default_value = "info")]
+    /// What to log: a level or directives
+    #[arg(
+        long,
+        help = "What to log: error, warn, info, debug, trace, or directives such as info,causeway_control=debug",
+        value_name = "FILTER",
+        env = "CAUSEWAY_LOG_LEVEL",
+        default_value = "info"
+    )]
     pub log_level: String,
 
     /// How to log
@@ -137,13 +148,8 @@ pub enum ConfigError {
         cluster: Cidr,
     },
     /// No node could get a part.
-    #[error("--node-cidr-mask-size {mask} is no part of --cluster-cidr {cluster}: it must be {} or more", cluster.prefix_len())]
-    NodeMask {
-        /// Prefix length of a node.
-        mask: u8,
-        /// Range of pods.
-        cluster: Cidr,
-    },
+    #[error("--node-cidr-mask-size: {0}")]
+    NodeMask(#[from] PoolError),
     /// Pods would be deleted before their node is known to be silent.
     #[error("--pod-eviction-timeout must not be shorter than --node-monitor-grace-period")]
     Eviction,
@@ -164,16 +170,21 @@ impl Config {
         if service.overlaps(&cluster) {
             return Err(ConfigError::Overlap { service, cluster });
         }
-        if self.node_cidr_mask_size < cluster.prefix_len() {
-            return Err(ConfigError::NodeMask {
-                mask: self.node_cidr_mask_size,
-                cluster,
-            });
-        }
         if self.pod_eviction_timeout < self.node_monitor_grace_period {
             return Err(ConfigError::Eviction);
         }
+        self.reconcile()?;
         self.log_filter().map(drop)
+    }
+
+    /// What the reconcilers are told.
+    pub fn reconcile(&self) -> Result<ReconcileConfig, ConfigError> {
+        let mut config = ReconcileConfig::new(Pool::new(self.cluster_cidr, self.node_cidr_mask_size)?);
+        config.lifecycle = LifecycleTimes {
+            grace_period: self.node_monitor_grace_period,
+            eviction_timeout: self.pod_eviction_timeout,
+        };
+        Ok(config)
     }
 
     /// The log filter.
@@ -257,7 +268,7 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.listen, ["127.0.0.1:6550".parse().unwrap()]);
         assert_eq!(config.metrics_listen, None);
-        assert_eq!(config.node_monitor_grace_period, Duration::from_secs(40));
+        assert_eq!(config.node_monitor_grace_period, Duration::from_secs(10));
     }
 
     #[test]
@@ -292,7 +303,7 @@ mod tests {
         ));
         assert!(matches!(
             check(&["--node-cidr-mask-size", "15"]),
-            ConfigError::NodeMask { .. }
+            ConfigError::NodeMask(_)
         ));
         assert_eq!(check(&["--pod-eviction-timeout", "1s"]), ConfigError::Eviction);
         assert!(matches!(check(&["--log-level", "a=b=c"]), ConfigError::LogLevel { .. }));

@@ -16,12 +16,15 @@ use crate::{
         ApiError, ObjectApi, Registry, RegistryOptions,
         server::{self, ListenError, Listener},
     },
-    config::{Config, StoreKind},
+    config::{Config, ConfigError, StoreKind},
     metrics::{
         MeteredStore, Metrics,
         http::{self, Probes},
     },
-    store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store, StoreError},
+    reconcile::{self, ReconcileConfig},
+    store::{
+        EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Leadership, Store, StoreError, election::Candidacy,
+    },
 };
 
 /// How long calls under way may take after the signal to stop.
@@ -30,10 +33,16 @@ const BOOTSTRAP_RETRY: Duration = Duration::from_secs(1);
 /// A store that is away is told again in the log after so long.
 const REPEAT_LOG: Duration = Duration::from_secs(10);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long other control planes wait after the leader fell silent.
+const LEADER_TTL: Duration = Duration::from_secs(10);
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the process ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
+    /// Options contradict each other.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
@@ -59,6 +68,7 @@ struct Opened {
 
 /// Runs until `stop`, then ends within a bound.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ProcessError> {
+    let reconcile = config.reconcile()?;
     let opened = open(&config).await?;
     for listener in &opened.listeners {
         tracing::info!(address = listener.address(), "listening");
@@ -69,8 +79,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ProcessE
 
     let registry = opened.registry.clone();
     let lifecycle = tokio::spawn({
-        let (registry, health, stop) = (registry.clone(), health.clone(), stop.clone());
-        async move { stop.run_until_cancelled(live(&registry, &health, &ready)).await }
+        let life = Life {
+            registry: registry.clone(),
+            store: opened.store,
+            health: health.clone(),
+            ready,
+            reconcile,
+            rivals: config.store == StoreKind::Etcd,
+        };
+        life.live(stop.clone())
     });
     let ending = tokio::spawn({
         let (registry, health, stop) = (registry.clone(), health.clone(), stop.clone());
@@ -91,12 +108,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), ProcessE
         result = serve_metrics(opened.metrics_listener, probes) => result,
     };
     stop.cancel();
-    for task in [lifecycle.await.map(drop), ending.await] {
+    for task in [lifecycle.await, ending.await] {
         if let Err(error) = task {
             tracing::error!(%error, "a task panicked");
         }
     }
-    drop(opened.store);
     result
 }
 
@@ -144,48 +160,83 @@ async fn open_store(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<dyn St
     }
 }
 
-/// Becomes ready, then tells whether the store is there.
-async fn live(registry: &Registry, health: &HealthReporter, ready: &watch::Sender<Result<(), String>>) {
-    let start = Instant::now();
-    bootstrap(registry, ready).await;
-    tracing::info!(took = ?start.elapsed(), "ready");
-    ready.send_modify(|state| *state = Ok(()));
-    set_health(health, ServingStatus::Serving).await;
-    loop {
-        tokio::time::sleep(HEALTH_INTERVAL).await;
-        let now = registry
-            .store()
-            .health()
-            .await
-            .map_err(|error| ApiError::from(error).chain());
-        if now.is_ok() == ready.borrow().is_ok() {
-            continue;
+/// What happens beside serving.
+struct Life {
+    registry: Registry,
+    store: Arc<dyn Store>,
+    health: HealthReporter,
+    ready: watch::Sender<Result<(), String>>,
+    reconcile: ReconcileConfig,
+    /// Other control planes may use the same store.
+    rivals: bool,
+}
+
+impl Life {
+    /// Becomes ready, then runs the reconcilers and tells whether the store is there.
+    async fn live(self, stop: CancellationToken) {
+        let start = Instant::now();
+        if stop.run_until_cancelled(self.bootstrap()).await.is_none() {
+            return;
         }
-        match &now {
-            Ok(()) => {
-                tracing::info!("the store is back");
-                set_health(health, ServingStatus::Serving).await;
-            }
-            Err(reason) => {
-                tracing::error!(%reason, "the store is away: reads are answered from memory, writes fail");
-                set_health(health, ServingStatus::NotServing).await;
-            }
+        tracing::info!(took = ?start.elapsed(), "ready");
+        self.ready.send_modify(|state| *state = Ok(()));
+        set_health(&self.health, ServingStatus::Serving).await;
+
+        let candidacy = self
+            .rivals
+            .then(|| Candidacy::start(self.store.clone(), identity(), LEADER_TTL));
+        let leadership = candidacy
+            .as_ref()
+            .map_or_else(Leadership::always, Candidacy::leadership);
+        let mut reconcilers = reconcile::spawn_all(self.registry.clone(), self.reconcile, leadership);
+        stop.run_until_cancelled(self.tell_health()).await;
+        reconcilers.shutdown().await;
+        if let Some(candidacy) = candidacy
+            && tokio::time::timeout(RESIGN_TIMEOUT, candidacy.resign()).await.is_err()
+        {
+            tracing::warn!("could not resign leadership; it ends by itself in {LEADER_TTL:?}");
         }
-        ready.send_modify(|state| *state = now);
+    }
+
+    async fn bootstrap(&self) {
+        let mut told: Option<Instant> = None;
+        while let Err(error) = self.registry.bootstrap().await {
+            let reason = error.chain();
+            if told.is_none_or(|at| at.elapsed() >= REPEAT_LOG) {
+                tracing::warn!(%reason, "not ready, trying again until the store answers");
+                told = Some(Instant::now());
+            }
+            self.ready.send_modify(|state| *state = Err(reason));
+            tokio::time::sleep(BOOTSTRAP_RETRY).await;
+        }
+    }
+
+    async fn tell_health(&self) {
+        loop {
+            tokio::time::sleep(HEALTH_INTERVAL).await;
+            let now = self.store.health().await.map_err(|error| ApiError::from(error).chain());
+            if now.is_ok() == self.ready.borrow().is_ok() {
+                continue;
+            }
+            match &now {
+                Ok(()) => {
+                    tracing::info!("the store is back");
+                    set_health(&self.health, ServingStatus::Serving).await;
+                }
+                Err(reason) => {
+                    tracing::error!(%reason, "the store is away: reads are answered from memory, writes fail");
+                    set_health(&self.health, ServingStatus::NotServing).await;
+                }
+            }
+            self.ready.send_modify(|state| *state = now);
+        }
     }
 }
 
-async fn bootstrap(registry: &Registry, ready: &watch::Sender<Result<(), String>>) {
-    let mut told: Option<Instant> = None;
-    while let Err(error) = registry.bootstrap().await {
-        let reason = error.chain();
-        if told.is_none_or(|at| at.elapsed() >= REPEAT_LOG) {
-            tracing::warn!(%reason, "not ready, trying again until the store answers");
-            told = Some(Instant::now());
-        }
-        ready.send_modify(|state| *state = Err(reason));
-        tokio::time::sleep(BOOTSTRAP_RETRY).await;
-    }
+/// Names this process among the candidates: for people the host, for all time the random part.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", host.trim(), uuid::Uuid::new_v4())
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {

@@ -244,7 +244,11 @@ impl Registry {
     /// After a write: returns when lists show it. The write is done, so a slow cache is only told in the log.
     pub(super) async fn wait_written(&self, kind: Kind, revision: Revision) {
         let cache = self.cache(kind);
-        if cache.is_synced() && !cache.reached(revision, self.inner.options.cache_timeout).await {
+        if !cache.is_synced() {
+            return;
+        }
+        let reached = cache.reached(revision, self.inner.options.cache_timeout);
+        if self.inner.stop.run_until_cancelled(reached).await == Some(false) {
             tracing::warn!(%kind, revision, cached = cache.revision(), "watch cache does not follow the store");
         }
     }

@@ -201,6 +201,7 @@ impl Registry {
                 Decision::Remove => (removal(&present), present.object.clone()),
             };
             if dry_run {
+                set_version(&mut answer, present.revision);
                 return Ok(answer);
             }
             let removed = !transaction

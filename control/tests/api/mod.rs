@@ -25,6 +25,7 @@ use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt;
 
 /// Bound of every wait in these tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -288,5 +289,17 @@ pub fn names(list: &ObjectList) -> Vec<String> {
         .iter()
         .filter_map(Object::meta)
         .map(|meta| meta.name.clone())
+        .collect()
+}
+
+/// Field and description of each violation in an answer.
+pub fn violations(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let bad = details
+        .bad_request()
+        .unwrap_or_else(|| panic!("no violations in {status:?}"));
+    bad.field_violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.description))
         .collect()
 }
