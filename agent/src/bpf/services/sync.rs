@@ -178,7 +178,7 @@ impl ServiceSync {
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) {
-        let wanted: HashSet<ServiceKey> = desired.services.iter().map(|service| key(&service.vip)).collect();
+        let wanted: HashSet<ServiceKey> = desired.services.iter().map(|service| service_key(&service.vip)).collect();
         let unwanted: Vec<ServiceKey> = self
             .applied
             .keys()
@@ -225,7 +225,7 @@ impl ServiceSync {
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<(), Reason> {
-        let key = key(&desired.vip);
+        let key = service_key(&desired.vip);
         let mut members: Vec<BackendId> = desired.backends.iter().map(|backend| backend.id).collect();
         members.sort_unstable();
         members.dedup();
@@ -426,7 +426,8 @@ fn previous(position: u32, len: u32, old: Range, backend: u32, writer: &impl Map
     remembered
 }
 
-fn key(vip: &VipId) -> ServiceKey {
+/// The map's key of a VIP.
+pub(super) fn service_key(vip: &VipId) -> ServiceKey {
     ServiceKey {
         address: causeway_abi::Address::from_ip(vip.address),
         port_be: vip.port.to_be(),

@@ -1,1 +1,473 @@
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
+use causeway_abi::{
+    backend::{Backend, IN_USE, LOCAL, READY, TERMINATING},
+    service::{NO_BACKEND, Service, ServiceKey, Slot},
+};
+use causeway_maps::{MappedArray, MapsError, Protocol};
+
+use super::{
+    AdoptedService, Grace, MapWriter, Reason, ServiceSync, SyncReport,
+    arena::Range,
+    backends::Held,
+    sync::service_key,
+    writer::{adopted_backends, owner},
+};
+use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, ReadinessHandle, VipId};
+
+const GRACE: Grace = Grace {
+    slots: Duration::from_secs(5),
+    backends: Duration::from_secs(30),
+};
+
+/// Maps in ordinary memory, and the order in which they were written.
+struct Maps {
+    backends: MappedArray<Backend>,
+    slots: MappedArray<Slot>,
+    services: BTreeMap<ServiceKey, Service>,
+    names: HashMap<u32, String>,
+    readiness: ReadinessHandle,
+    services_max: usize,
+    log: Vec<&'static str>,
+}
+
+impl Maps {
+    fn new(slots: u32, backends: u32) -> Self {
+        let backends = MappedArray::anonymous(backends).unwrap();
+        Self {
+            readiness: ReadinessHandle::new(backends.clone()),
+            backends,
+            slots: MappedArray::anonymous(slots).unwrap(),
+            services: BTreeMap::new(),
+            names: HashMap::new(),
+            services_max: usize::MAX,
+            log: Vec::new(),
+        }
+    }
+
+    fn log(&mut self, what: &'static str) {
+        if self.log.last() != Some(&what) {
+            self.log.push(what);
+        }
+    }
+
+    fn planner(&self) -> ServiceSync {
+        ServiceSync::new(self.slots.len(), self.backends.len(), 1000, GRACE)
+    }
+
+    /// As a restarted agent would.
+    fn adopt(&mut self) -> ServiceSync {
+        let mut planner = self.planner();
+        self.readiness = ReadinessHandle::new(self.backends.clone());
+        let services: Vec<_> = self
+            .services
+            .iter()
+            .map(|(key, service)| AdoptedService {
+                key: *key,
+                service: *service,
+                name: self.names[&service.service_id].clone(),
+            })
+            .collect();
+        planner.adopt(adopted_backends(&self.backends), services, self);
+        planner
+    }
+
+    /// What a packet to a VIP can reach: backend → number of slots, as a BPF program would look it up.
+    fn reachable(&self, vip: u16) -> BTreeMap<u16, usize> {
+        let service = self.services[&service_key(&vip_id(vip))];
+        let mut reachable = BTreeMap::new();
+        for index in service.slot_base..service.slot_base + service.slot_count {
+            let backend = self.backends.read(self.slots.read(index).unwrap().backend).unwrap();
+            let id = owner(&backend).expect("a slot points to a backend in use");
+            *reachable.entry(id.port).or_default() += 1;
+        }
+        reachable
+    }
+
+    fn flags(&self, port: u16) -> u32 {
+        let all = (0..self.backends.len()).filter_map(|index| self.backends.read(index));
+        all.filter(|backend| backend.port_be == port.to_be())
+            .map(|backend| backend.flags)
+            .last()
+            .unwrap()
+    }
+}
+
+impl MapWriter for Maps {
+    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
+        let changed = self.readiness.publish(held, id, flags);
+        if changed {
+            self.log("backend");
+        }
+        changed
+    }
+
+    fn withdraw_backend(&mut self, index: u32, id: &BackendId) {
+        self.log("withdraw");
+        self.readiness.withdraw(index, id);
+    }
+
+    fn read_slot(&self, index: u32) -> Slot {
+        self.slots.read(index).unwrap()
+    }
+
+    fn write_slot(&mut self, index: u32, slot: Slot) {
+        self.log("slots");
+        for service in self.services.values() {
+            let live = service.slot_base..service.slot_base + service.slot_count;
+            assert!(!live.contains(&index), "a slot of a live table is written");
+        }
+        self.slots.write(index, &slot);
+    }
+
+    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>) {
+        self.slots
+            .forget_previous(range.base, range.len, |backend| gone.contains(&backend));
+    }
+
+    fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError> {
+        if self.services.len() >= self.services_max && !self.services.contains_key(key) {
+            return Err(MapsError::Full {
+                map: "SERVICES",
+                max_entries: self.services_max as u32,
+            });
+        }
+        self.log("service");
+        self.services.insert(*key, *service);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError> {
+        self.log("remove");
+        self.services.remove(key);
+        Ok(())
+    }
+
+    fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError> {
+        self.names.insert(service_id, name.to_owned());
+        Ok(())
+    }
+
+    fn remove_name(&mut self, service_id: u32) {
+        self.names.remove(&service_id);
+    }
+
+    fn clear_counters(&mut self, _: u32) -> Result<(), MapsError> {
+        Ok(())
+    }
+}
+
+fn vip_id(port: u16) -> VipId {
+    VipId {
+        address: "10.96.0.1".parse().unwrap(),
+        port,
+        protocol: Protocol::TCP,
+    }
+}
+
+/// Backends are told apart by their ports here.
+fn backend(port: u16, ready: bool) -> DesiredBackend {
+    let id = BackendId {
+        address: "10.244.1.2".parse().unwrap(),
+        port,
+        protocol: Protocol::TCP,
+        ready_always: false,
+    };
+    DesiredBackend {
+        id,
+        ready,
+        terminating: false,
+        local: true,
+    }
+}
+
+fn service(vip: u16, backends: &[u16]) -> DesiredService {
+    DesiredService {
+        vip: vip_id(vip),
+        name: format!("default/s:{vip}"),
+        affinity_seconds: 0,
+        backends: backends.iter().map(|port| backend(*port, true)).collect(),
+    }
+}
+
+fn desired(services: impl IntoIterator<Item = DesiredService>) -> DesiredServices {
+    DesiredServices {
+        services: services.into_iter().collect(),
+    }
+}
+
+fn applied(report: &SyncReport) -> (usize, usize) {
+    assert!(report.not_applied.is_empty(), "{:?}", report.not_applied);
+    (report.services_written, report.services_removed)
+}
+
+#[test]
+fn backends_come_before_slots_and_slots_before_the_service() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
+    assert_eq!(maps.log, ["backend", "slots", "service"]);
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(maps.names[&1], "default/s:80");
+
+    maps.log.clear();
+    planner.sync(&desired([]), now, &mut maps);
+    assert_eq!(maps.log, ["remove", "backend"]);
+    assert!(maps.services.is_empty() && maps.names.is_empty());
+}
+
+#[test]
+fn nothing_changed_is_nothing_written() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let want = desired([service(80, &[1, 2, 3]), service(81, &[])]);
+    let now = Instant::now();
+    assert_eq!(applied(&planner.sync(&want, now, &mut maps)), (2, 0));
+    assert!(planner.sync(&want, now, &mut maps).is_unchanged());
+}
+
+#[test]
+fn readiness_is_a_bit_and_not_a_new_table() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let mut want = desired([service(80, &[1, 2])]);
+    let now = Instant::now();
+    planner.sync(&want, now, &mut maps);
+    want.services[0].backends[1].ready = false;
+    let report = planner.sync(&want, now, &mut maps);
+    assert_eq!(
+        (report.backends_written, report.slots_written, report.services_written),
+        (1, 0, 0)
+    );
+    assert_eq!(maps.flags(1), IN_USE | LOCAL | READY);
+    assert_eq!(maps.flags(2), IN_USE | LOCAL);
+    assert_eq!(maps.reachable(80).len(), 2, "still in the table");
+}
+
+#[test]
+fn a_backend_that_leaves_keeps_its_flows_for_a_while() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    planner.sync(&desired([service(80, &[1])]), now, &mut maps);
+    assert_eq!(maps.flags(2), IN_USE | TERMINATING);
+    assert_eq!(maps.reachable(80), BTreeMap::from([(1, 1)]));
+    planner.sync(&desired([service(80, &[1])]), now + GRACE.backends, &mut maps);
+    assert_eq!(maps.flags(2), 0);
+}
+
+#[test]
+fn a_leaver_takes_no_connection_even_before_the_new_table() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    maps.log.clear();
+    planner.sync(&desired([service(80, &[1])]), now, &mut maps);
+    assert_eq!(maps.log, ["backend", "slots", "service"]);
+}
+
+#[test]
+fn a_new_owner_of_an_index_has_a_new_generation() {
+    let mut maps = Maps::new(4096, 1);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1])]), now, &mut maps);
+    let first = maps.backends.read(0).unwrap().generation;
+
+    let report = planner.sync(&desired([service(80, &[2])]), now, &mut maps);
+    assert!(
+        matches!(report.not_applied[0].reason, Reason::BackendsFull),
+        "{report:?}"
+    );
+    assert_eq!(
+        maps.reachable(80),
+        BTreeMap::from([(1, 1)]),
+        "the old table stays whole"
+    );
+    assert_eq!(maps.flags(1), IN_USE | TERMINATING, "but nobody is sent there");
+
+    planner.sync(&desired([]), now, &mut maps);
+    let later = now + GRACE.backends;
+    assert_eq!(
+        applied(&planner.sync(&desired([service(80, &[2])]), later, &mut maps)),
+        (1, 0)
+    );
+    assert_eq!(maps.backends.read(0).unwrap().generation, first + 1);
+}
+
+#[test]
+fn slots_remember_whose_they_were_until_that_backend_is_gone() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
+    let index = |maps: &Maps, port: u16| {
+        let id = backend(port, true).id;
+        (0..64)
+            .find(|index| owner(&maps.backends.read(*index).unwrap()) == Some(id))
+            .unwrap()
+    };
+    let three = index(&maps, 3);
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    let table = |maps: &Maps| -> Vec<Slot> {
+        let service = maps.services[&service_key(&vip_id(80))];
+        (service.slot_base..service.slot_base + service.slot_count)
+            .map(|slot| maps.read_slot(slot))
+            .collect()
+    };
+    let slots = table(&maps);
+    let orphans = slots.iter().filter(|slot| slot.previous == three).count();
+    assert!(
+        orphans >= slots.len() / 4,
+        "{orphans} of {} slots remember the one that left",
+        slots.len()
+    );
+    assert!(
+        slots.iter().any(|slot| slot.previous == NO_BACKEND),
+        "slots that did not change hands remember nobody"
+    );
+
+    planner.sync(&desired([service(80, &[1, 2])]), now + GRACE.backends, &mut maps);
+    assert!(table(&maps).iter().all(|slot| slot.previous != three));
+}
+
+#[test]
+fn a_service_that_does_not_fit_is_named_and_the_others_stay_whole() {
+    let mut maps = Maps::new(260, 4096);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let many: Vec<u16> = (1..=400).collect();
+    let report = planner.sync(&desired([service(80, &[1, 2]), service(81, &many)]), now, &mut maps);
+    let [missed] = report.not_applied.as_slice() else {
+        panic!("{report:?}")
+    };
+    assert!(missed.to_string().contains("default/s:81"), "{missed}");
+    assert!(matches!(missed.reason, Reason::SlotsFull { backends: 400, .. }));
+    assert_eq!(maps.reachable(80).len(), 2);
+    assert!(!maps.services.contains_key(&service_key(&vip_id(81))));
+
+    // What it took on the way is given back: after the grace period those backends are free.
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    planner.sync(&desired([service(80, &[1, 2])]), now + GRACE.backends, &mut maps);
+    let used = (0..4096)
+        .filter(|index| maps.backends.flags(*index).unwrap() & IN_USE != 0)
+        .count();
+    assert_eq!(used, 2);
+}
+
+#[test]
+fn a_coarser_table_is_better_than_none() {
+    let mut maps = Maps::new(300, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    // 251 slots would be best for each.
+    assert_eq!(
+        applied(&planner.sync(&desired([service(80, &[1, 2]), service(81, &[3, 4])]), now, &mut maps)),
+        (2, 0)
+    );
+    let lengths: Vec<u32> = maps.services.values().map(|service| service.slot_count).collect();
+    assert_eq!(lengths, [251, 31]);
+}
+
+#[test]
+fn a_full_map_of_services_is_reported_and_leaves_nothing_behind() {
+    let mut maps = Maps::new(4096, 64);
+    maps.services_max = 1;
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let report = planner.sync(&desired([service(80, &[1]), service(81, &[2])]), now, &mut maps);
+    assert!(
+        matches!(report.not_applied[0].reason, Reason::Map(MapsError::Full { .. })),
+        "{report:?}"
+    );
+    assert_eq!(maps.names.len(), 1);
+    maps.services_max = 2;
+    assert_eq!(
+        applied(&planner.sync(&desired([service(80, &[1]), service(81, &[2])]), now, &mut maps)),
+        (1, 0)
+    );
+}
+
+#[test]
+fn a_restarted_agent_writes_nothing_and_deletes_only_by_a_list() {
+    let mut maps = Maps::new(4096, 64);
+    let now = Instant::now();
+    let want = desired([service(80, &[1, 2, 3]), service(81, &[2]), service(82, &[])]);
+    maps.planner().sync(&want, now, &mut maps);
+    let before = maps.services.clone();
+
+    let mut planner = maps.adopt();
+    assert!(planner.sync(&want, now, &mut maps).is_unchanged());
+    assert_eq!(maps.services, before);
+
+    let mut planner = maps.adopt();
+    let report = planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
+    assert_eq!(applied(&report), (0, 2));
+    assert_eq!(maps.services.len(), 1);
+}
+
+#[test]
+fn new_tables_do_not_overwrite_adopted_ones() {
+    let mut maps = Maps::new(4096, 64);
+    let now = Instant::now();
+    maps.planner().sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
+    let mut planner = maps.adopt();
+    // `Maps::write_slot` refuses writes into live tables.
+    planner.sync(&desired([service(80, &[1, 2]), service(81, &[4, 5])]), now, &mut maps);
+    assert_eq!(maps.reachable(80).len(), 2);
+    assert_eq!(maps.reachable(81).len(), 2);
+    let ids: HashSet<u32> = maps.services.values().map(|service| service.service_id).collect();
+    assert_eq!(ids.len(), 2);
+}
+
+#[test]
+fn a_table_that_cannot_be_trusted_is_written_anew() {
+    let mut maps = Maps::new(4096, 64);
+    let now = Instant::now();
+    let want = desired([service(80, &[1, 2, 3]), service(81, &[4, 5])]);
+    maps.planner().sync(&want, now, &mut maps);
+    // As after a crash: a slot of a backend that nobody has, and a second service over the range and id of the first.
+    let first = maps.services[&service_key(&vip_id(80))];
+    maps.slots.write(
+        first.slot_base,
+        &Slot {
+            backend: 63,
+            previous: NO_BACKEND,
+        },
+    );
+    maps.services.insert(service_key(&vip_id(81)), first);
+
+    let mut planner = maps.adopt();
+    maps.services.clear(); // Only so that the fake does not take the doubtful ranges for live ones.
+    planner.sync(&want, now, &mut maps);
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(maps.reachable(81).keys().copied().collect::<Vec<_>>(), [4, 5]);
+    let ids: HashSet<u32> = maps.services.values().map(|service| service.service_id).collect();
+    assert_eq!(ids.len(), 2);
+}
+
+#[test]
+fn a_changed_name_or_affinity_keeps_the_table() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    let renamed = DesiredService {
+        name: "default/t:80".into(),
+        affinity_seconds: 60,
+        ..service(80, &[1, 2])
+    };
+    let report = planner.sync(&desired([renamed]), now, &mut maps);
+    assert_eq!((report.services_written, report.slots_written), (1, 0));
+    let service = maps.services[&service_key(&vip_id(80))];
+    assert_eq!(
+        (service.affinity_seconds, maps.names[&service.service_id].as_str()),
+        (60, "default/t:80")
+    );
+}
