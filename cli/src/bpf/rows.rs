@@ -278,9 +278,18 @@ mod tests {
 
     #[test]
     fn services_in_words() {
-        insta::assert_snapshot!(text(&services(&[service()]), false), @r"");
-        insta::assert_snapshot!(text(&services(&[service()]), true), @r"");
-        insta::assert_snapshot!(text(&counters(&[service()]), false), @r"");
+        insta::assert_snapshot!(text(&services(&[service()]), false), @r"
+        SERVICE            VIP                 READY   BACKENDS
+        default/web:http   10.96.0.10:80/TCP   1/4     10.244.1.1:8080/TCP,10.244.1.2:8080/TCP,10.244.1.3:8080/TCP + 1 more...
+        ");
+        insta::assert_snapshot!(text(&services(&[service()]), true), @r"
+        SERVICE            VIP                 READY   BACKENDS                                                                  ID   SCOPE     AFFINITY   SLOTS   STATES
+        default/web:http   10.96.0.10:80/TCP   1/4     10.244.1.1:8080/TCP,10.244.1.2:8080/TCP,10.244.1.3:8080/TCP + 1 more...   3    Cluster   <none>     251     10.244.1.1:8080/TCP READY|LOCAL, 10.244.1.2:8080/TCP READY|TERMINATING, 10.244.1.3:8080/TCP NOT_READY, 10.244.1.4:8080/TCP NOT_READY
+        ");
+        insta::assert_snapshot!(text(&counters(&[service()]), false), @r"
+        SERVICE            VIP                 CONNECTIONS   PACKETS   BYTES   DROPS
+        default/web:http   10.96.0.10:80/TCP   7             20        4000    1
+        ");
         assert_eq!(
             services(&[service()]).items[0].json["backends"][0]["state"],
             json!(["READY", "LOCAL"])
@@ -296,7 +305,14 @@ mod tests {
             .chain([backend(9, &[Ready])])
             .collect();
         let rows = backends(&all, &[service()]);
-        insta::assert_snapshot!(text(&rows, true), @r"");
+        insta::assert_snapshot!(text(&rows, true), @r"
+        INDEX   ADDRESS               STATE               SERVICES           GENERATION
+        1       10.244.1.1:8080/TCP   READY|LOCAL         default/web:http   1
+        2       10.244.1.2:8080/TCP   READY|TERMINATING   default/web:http   1
+        3       10.244.1.3:8080/TCP   NOT_READY           default/web:http   1
+        4       10.244.1.4:8080/TCP   NOT_READY           default/web:http   1
+        9       10.244.1.9:8080/TCP   READY               <none>             1
+        ");
         assert_eq!(rows.items[0].json["services"], json!(["default/web:http"]));
     }
 
@@ -308,14 +324,20 @@ mod tests {
             tunnel_id: 1,
             mode: "VXLAN",
         };
-        insta::assert_snapshot!(text(&routes(&[route]), true), @r"");
+        insta::assert_snapshot!(text(&routes(&[route]), true), @r"
+        PREFIX          VIA           MODE    TUNNEL-ID
+        10.244.2.0/24   172.30.0.12   VXLAN   1
+        ");
         let pod = PodView {
             address: "10.244.1.2".into(),
             ifindex: 7,
             pod_mac: "02:00:00:00:00:01".into(),
             host_mac: "02:00:00:00:00:02".into(),
         };
-        insta::assert_snapshot!(text(&pods(&[pod]), true), @r"");
+        insta::assert_snapshot!(text(&pods(&[pod]), true), @r"
+        ADDRESS      IFINDEX   MAC                 HOST-MAC
+        10.244.1.2   7         02:00:00:00:00:01   02:00:00:00:00:02
+        ");
         let flow = FlowView {
             protocol: "TCP".into(),
             direction: "Forward",
@@ -327,6 +349,9 @@ mod tests {
             state: "Established",
             idle_seconds: 4,
         };
-        insta::assert_snapshot!(text(&flows(&[flow]), true), @r"");
+        insta::assert_snapshot!(text(&flows(&[flow]), true), @r"
+        PROTOCOL   SOURCE             DESTINATION     VIP             BACKEND                  STATE         IDLE   DIRECTION
+        TCP        10.244.1.2:40000   10.96.0.10:80   10.96.0.10:80   10.244.2.3:8080 (gone)   Established   4s     Forward
+        ");
     }
 }

@@ -62,10 +62,26 @@ spec: {containers: [{name: db, image: "db:1"}]}
 
 #[test]
 fn pods() {
-    insta::assert_snapshot!(narrow(PODS), @"");
-    insta::assert_snapshot!(wide(PODS), @"");
-    insta::assert_snapshot!(text(PODS, &View { namespace: true, labels: true, ..View::default() }), @"");
-    insta::assert_snapshot!(text(PODS, &View { kind_prefix: true, ..View::default() }), @"");
+    insta::assert_snapshot!(narrow(PODS), @r"
+    NAME        READY   STATUS    RESTARTS     AGE
+    web-x7k2p   2/2     Running   3 (5m ago)   60m
+    db          0/1     Pending   0            42s
+    ");
+    insta::assert_snapshot!(wide(PODS), @r"
+    NAME        READY   STATUS    RESTARTS     AGE   IP           NODE
+    web-x7k2p   2/2     Running   3 (5m ago)   60m   10.244.1.2   node-1
+    db          0/1     Pending   0            42s   <none>       <none>
+    ");
+    insta::assert_snapshot!(text(PODS, &View { namespace: true, labels: true, ..View::default() }), @r"
+    NAMESPACE   NAME        READY   STATUS    RESTARTS     AGE   LABELS
+    default     web-x7k2p   2/2     Running   3 (5m ago)   60m   app=web,env=prod
+    shop        db          0/1     Pending   0            42s   <none>
+    ");
+    insta::assert_snapshot!(text(PODS, &View { kind_prefix: true, ..View::default() }), @r"
+    NAME            READY   STATUS    RESTARTS     AGE
+    pod/web-x7k2p   2/2     Running   3 (5m ago)   60m
+    pod/db          0/1     Pending   0            42s
+    ");
 }
 
 #[test]
@@ -89,8 +105,18 @@ apiVersion: v1
 kind: Node
 metadata: {name: node-3}
 "#;
-    insta::assert_snapshot!(narrow(yaml), @"");
-    insta::assert_snapshot!(wide(yaml), @"");
+    insta::assert_snapshot!(narrow(yaml), @r"
+    NAME     STATUS                     AGE         VERSION
+    node-1   Ready,SchedulingDisabled   60m         0.1.0
+    node-2   NotReady                   60m         <none>
+    node-3   Unknown                    <unknown>   <none>
+    ");
+    insta::assert_snapshot!(wide(yaml), @r"
+    NAME     STATUS                     AGE         VERSION   INTERNAL-IP   POD-CIDR        KERNEL
+    node-1   Ready,SchedulingDisabled   60m         0.1.0     172.30.0.11   10.244.1.0/24   6.18.0
+    node-2   NotReady                   60m         <none>    <none>        <none>          <none>
+    node-3   Unknown                    <unknown>   <none>    <none>        <none>          <none>
+    ");
 }
 
 #[test]
@@ -106,8 +132,16 @@ kind: Service
 metadata: {name: outside, creationTimestamp: "2026-01-31T11:00:00Z"}
 spec: {clusterIP: None, ports: [{port: 5432}]}
 "#;
-    insta::assert_snapshot!(narrow(services), @"");
-    insta::assert_snapshot!(wide(services), @"");
+    insta::assert_snapshot!(narrow(services), @r"
+    NAME      TYPE        CLUSTER-IP   PORT(S)         AGE
+    web       ClusterIP   10.96.0.10   80/TCP,53/UDP   60m
+    outside   ClusterIP   None         5432/TCP        60m
+    ");
+    insta::assert_snapshot!(wide(services), @r"
+    NAME      TYPE        CLUSTER-IP   PORT(S)         AGE   SELECTOR
+    web       ClusterIP   10.96.0.10   80/TCP,53/UDP   60m   app=web,env=prod
+    outside   ClusterIP   None         5432/TCP        60m   <none>
+    ");
     let endpoints = r#"
 apiVersion: v1
 kind: Endpoints
@@ -121,8 +155,16 @@ apiVersion: v1
 kind: Endpoints
 metadata: {name: none, creationTimestamp: "2026-01-31T11:00:00Z"}
 "#;
-    insta::assert_snapshot!(narrow(endpoints), @"");
-    insta::assert_snapshot!(wide(endpoints), @"");
+    insta::assert_snapshot!(narrow(endpoints), @r"
+    NAME   ENDPOINTS                                                     AGE
+    web    10.244.1.2:8080,10.244.1.3:8080,10.244.2.2:8080 + 1 more...   60m
+    none   <none>                                                        60m
+    ");
+    insta::assert_snapshot!(wide(endpoints), @r"
+    NAME   ENDPOINTS                                                        AGE   NOT-READY
+    web    10.244.1.2:8080,10.244.1.3:8080,10.244.2.2:8080,[fd00::1]:8080   60m   10.244.3.3:8080
+    none   <none>                                                           60m   <none>
+    ");
 }
 
 #[test]
@@ -134,21 +176,33 @@ metadata: {name: web, creationTimestamp: "2026-01-31T11:00:00Z"}
 spec: {replicas: 3, selector: {app: web}, template: {spec: {containers: [{name: web, image: "web:1"}]}}}
 status: {replicas: 3, readyReplicas: 2}
 "#;
-    insta::assert_snapshot!(narrow(yaml), @"");
-    insta::assert_snapshot!(wide(yaml), @"");
+    insta::assert_snapshot!(narrow(yaml), @r"
+    NAME   DESIRED   CURRENT   READY   AGE
+    web    3         3         2       60m
+    ");
+    insta::assert_snapshot!(wide(yaml), @r"
+    NAME   DESIRED   CURRENT   READY   AGE   CONTAINERS   IMAGES   SELECTOR
+    web    3         3         2       60m   web          web:1    app=web
+    ");
 }
 
 #[test]
 fn namespaces_leases_and_events() {
     let namespace = r#"{apiVersion: v1, kind: Namespace, metadata: {name: shop, creationTimestamp: "2026-01-31T11:00:00Z"}, status: {phase: Active}}"#;
-    insta::assert_snapshot!(narrow(namespace), @"");
+    insta::assert_snapshot!(narrow(namespace), @r"
+    NAME   STATUS   AGE
+    shop   Active   60m
+    ");
     let lease = r#"
 apiVersion: coordination.k8s.io/v1
 kind: Lease
 metadata: {name: node-1, creationTimestamp: "2026-01-31T11:00:00Z"}
 spec: {holderIdentity: node-1, leaseDurationSeconds: 40, renewTime: "2026-01-31T11:59:55Z"}
 "#;
-    insta::assert_snapshot!(wide(lease), @"");
+    insta::assert_snapshot!(wide(lease), @r"
+    NAME     HOLDER   AGE   DURATION   RENEWED   TRANSITIONS
+    node-1   node-1   60m   40s        5s ago    0
+    ");
     let event = r#"
 apiVersion: v1
 kind: Event
@@ -162,8 +216,14 @@ firstTimestamp: "2026-01-31T11:50:00Z"
 lastTimestamp: "2026-01-31T11:58:00Z"
 count: 4
 "#;
-    insta::assert_snapshot!(narrow(event), @"");
-    insta::assert_snapshot!(wide(event), @"");
+    insta::assert_snapshot!(narrow(event), @r"
+    LAST SEEN   TYPE      REASON    OBJECT          MESSAGE
+    2m          Warning   BackOff   pod/web-x7k2p   back-off 10s restarting web
+    ");
+    insta::assert_snapshot!(wide(event), @r"
+    LAST SEEN   TYPE      REASON    OBJECT          MESSAGE                       SOURCE          FIRST SEEN   COUNT   NAME
+    2m          Warning   BackOff   pod/web-x7k2p   back-off 10s restarting web   agent, node-1   10m          4       web.1
+    ");
 }
 
 #[test]

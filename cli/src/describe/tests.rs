@@ -92,7 +92,56 @@ fn pods_are_described_with_all_containers_and_events() {
         events: typed(EVENTS),
         ..Related::default()
     };
-    insta::assert_snapshot!(text(POD, related), @"");
+    insta::assert_snapshot!(text(POD, related), @r"
+    Name:            web-x7k2p
+    Namespace:       default
+    Labels:          app=web
+                     env=prod
+    Annotations:     note: looked at
+    Created:         2026-01-31T11:00:00Z (60m ago)
+    Controlled By:   ReplicationController/web
+    Node:            node-1/172.30.0.11
+    Status:          CrashLoopBackOff
+    IP:              10.244.1.2
+    Started:         2026-01-31T11:00:01Z (59m ago)
+    Containers:
+      web:
+        Container ID:   causeway://4711
+        Image:          web:1
+        Image ID:       sha256:abc
+        Ports:          8080/TCP (http)
+        Args:           serve
+                        --port
+                        8080
+        State:          Waiting
+                          Reason: CrashLoopBackOff
+                          Message: back-off 40s
+        Last State:     Terminated
+                          Reason: Error
+                          Exit Code: 1
+                          Started: 2026-01-31T11:58:00Z (2m ago)
+                          Finished: 2026-01-31T11:59:00Z (60s ago)
+        Ready:          False
+        Restart Count:  3
+        Limits:         memory: 64Mi
+        Requests:       cpu: 100m
+        Liveness:       exec [check] delay=0s timeout=1s period=10s #success=1 #failure=3
+        Readiness:      http-get http://:http/ready delay=0s timeout=1s period=1s #success=1 #failure=3
+        Environment:    A: b
+                        IP: (status.podIP)
+    Conditions:
+      TYPE    STATUS   SINCE   REASON               MESSAGE
+      Ready   False    60s     ContainersNotReady   not ready: web
+    QoS Class:       Burstable
+    Restart Policy:  Always
+    Grace Period:    30s
+    Node-Selectors:  <none>
+    Tolerations:     a:NoExecute op=Exists for 300s
+    Events:
+      TYPE      REASON      AGE                 FROM        MESSAGE
+      Normal    Scheduled   60m                 scheduler   to node-1
+      Warning   BackOff     60s (x4 over 10m)   agent       back-off 40s restarting web
+    ");
 }
 
 #[test]
@@ -116,8 +165,42 @@ subsets:
         endpoints: typed(endpoints).pop(),
         ..Related::default()
     };
-    insta::assert_snapshot!(text(service, related()), @"");
-    insta::assert_snapshot!(text(endpoints, Related::default()), @"");
+    insta::assert_snapshot!(text(service, related()), @r"
+    Name:              web
+    Namespace:         default
+    Labels:            <none>
+    Annotations:       <none>
+    Created:           <none>
+    Selector:          app=web
+    Type:              ClusterIP
+    IP:                10.96.0.10
+    Session Affinity:  None
+    Port http:
+      Port:         80/TCP
+      Target Port:  http/TCP
+      Endpoints:    10.244.1.2:8080 (pod web-a on node-1)
+                    10.244.2.2:8080
+      Not Ready:    10.244.3.2:8080 (pod web-c)
+    Port dns:
+      Port:         53/UDP
+      Target Port:  53/UDP
+      Endpoints:    <none>
+      Not Ready:    <none>
+    Events:            <none>
+    ");
+    insta::assert_snapshot!(text(endpoints, Related::default()), @r"
+    Name:         web
+    Namespace:    default
+    Labels:       <none>
+    Annotations:  <none>
+    Created:      <none>
+    Subset 0:
+      Addresses:  10.244.1.2 (pod web-a on node-1)
+                  10.244.2.2
+      Not Ready:  10.244.3.2 (pod web-c)
+      Ports:      http 8080/TCP
+    Events:       <none>
+    ");
 }
 
 #[test]
@@ -138,7 +221,39 @@ status:
         pods: typed(POD),
         ..Related::default()
     };
-    insta::assert_snapshot!(text(node, related), @"");
+    insta::assert_snapshot!(text(node, related), @r"
+    Name:           node-1
+    Labels:         <none>
+    Annotations:    <none>
+    Created:        2026-01-31T11:00:00Z (60m ago)
+    Status:         Ready
+    Unschedulable:  false
+    Taints:         a:NoSchedule
+    Pod CIDR:       10.244.1.0/24
+    Addresses:      InternalIP: 172.30.0.11
+    Conditions:
+      TYPE    STATUS   SINCE   REASON       MESSAGE
+      Ready   True             AgentReady
+    Capacity:
+      cpu:     2
+      memory:  4Gi
+      pods:    110
+    Allocatable:
+      cpu:     2
+      memory:  4Gi
+      pods:    110
+    System:
+      Kernel:        6.18.0
+      Architecture:  amd64
+      Agent:         0.1.0
+    Pods (1):
+      NAMESPACE   NAME        STATUS             CPU    MEMORY
+      default     web-x7k2p   CrashLoopBackOff   100m   0
+    Requested:
+      cpu:     100m (5%)
+      memory:  0 (0%)
+    Events:         <none>
+    ");
 }
 
 #[test]
@@ -150,7 +265,32 @@ metadata: {name: web, namespace: default, generation: 2}
 spec: {replicas: 3, selector: {app: web}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1", ports: [{containerPort: 80}]}]}}}
 status: {replicas: 3, readyReplicas: 2, availableReplicas: 1, observedGeneration: 1}
 "#;
-    insta::assert_snapshot!(text(controller, Related::default()), @"");
+    insta::assert_snapshot!(text(controller, Related::default()), @r"
+    Name:         web
+    Namespace:    default
+    Labels:       <none>
+    Annotations:  <none>
+    Created:      <none>
+    Selector:     app=web
+    Replicas:     3 current / 3 desired
+    Pods Status:  2 ready / 1 available
+    Observed:     not yet the latest specification
+    Pod Template:
+      Labels:  app=web
+      Container web:
+        Image:  web:1
+        Ports:  80/TCP
+    Events:       <none>
+    ");
     let namespace = r#"{apiVersion: v1, kind: Namespace, metadata: {name: shop, deletionTimestamp: "2026-01-31T11:59:00Z"}, status: {phase: Terminating}}"#;
-    insta::assert_snapshot!(text(namespace, Related::default()), @"");
+    insta::assert_snapshot!(text(namespace, Related::default()), @r"
+    Name:         shop
+    Labels:       <none>
+    Annotations:  <none>
+    Created:      <none>
+    Terminating:  since 2026-01-31T11:59:00Z (60s ago), grace period 0s
+    status:
+      phase: Terminating
+    Events:       <none>
+    ");
 }
