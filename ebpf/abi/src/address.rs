@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IPv6 address, or an IPv4 address in its v4-mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2); network byte order.
 #[derive(Clone, Copy, Eq, Hash, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality, by words instead of bytes")]
 #[repr(C, align(4))]
 pub struct Address(pub [u8; 16]);
 
@@ -12,7 +13,6 @@ const _: () = assert!(size_of::<Address>() == 16);
 /// The third word of a v4-mapped address.
 const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
-#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality, by words instead of bytes")]
 impl PartialEq for Address {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
