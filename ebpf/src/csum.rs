@@ -24,17 +24,6 @@ pub const fn add<const N: usize>(mut sum: u32, bytes: &[u8; N]) -> u32 {
     sum
 }
 
-/// Adds the bytes from index `FROM` to `TO`, both even, to a sum.
-#[inline(always)]
-pub const fn add_range<const N: usize, const FROM: usize, const TO: usize>(mut sum: u32, bytes: &[u8; N]) -> u32 {
-    let mut i = FROM;
-    while i + 1 < TO {
-        sum += u16::from_ne_bytes([bytes[i], bytes[i + 1]]) as u32;
-        i += 2;
-    }
-    sum
-}
-
 /// The checksum field for a sum.
 #[inline(always)]
 pub const fn finish(sum: u32) -> u16 {

@@ -8,25 +8,32 @@ use causeway_abi::{
     },
     service::{SCOPE_CLUSTER, ServiceKey},
 };
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::parse::{Headers, protocol, tcp_flags};
 
-/// An address and a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Address.
-    pub address: Address,
-    /// Port, network byte order.
-    pub port_be: u16,
+/// What a packet's source and destination become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct Translation {
+    /// New source address.
+    pub source: Address,
+    /// New destination address.
+    pub destination: Address,
+    /// New source port, network byte order.
+    pub source_port_be: u16,
+    /// New destination port, network byte order.
+    pub destination_port_be: u16,
 }
 
-/// What a packet's source and destination become.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Translation {
-    /// New source.
-    pub source: Endpoint,
-    /// New destination.
-    pub destination: Endpoint,
+impl Translation {
+    /// To nowhere.
+    pub const NONE: Self = Self {
+        source: Address::from_words([0; 4]),
+        destination: Address::from_words([0; 4]),
+        source_port_be: 0,
+        destination_port_be: 0,
+    };
 }
 
 /// The service a packet may be for.
@@ -97,8 +104,10 @@ pub const fn reply_key_of(flow: &Flow, protocol: u8) -> FlowKey {
 #[inline(always)]
 pub const fn to_backend(flow: &Flow) -> Translation {
     Translation {
-        source: Endpoint { address: flow.translated_client, port_be: flow.translated_client_port_be },
-        destination: Endpoint { address: flow.backend_address, port_be: flow.backend_port_be },
+        source: flow.translated_client,
+        destination: flow.backend_address,
+        source_port_be: flow.translated_client_port_be,
+        destination_port_be: flow.backend_port_be,
     }
 }
 
@@ -106,21 +115,17 @@ pub const fn to_backend(flow: &Flow) -> Translation {
 #[inline(always)]
 pub const fn to_client(flow: &Flow) -> Translation {
     Translation {
-        source: Endpoint { address: flow.vip, port_be: flow.vip_port_be },
-        destination: Endpoint { address: flow.client, port_be: flow.client_port_be },
+        source: flow.vip,
+        destination: flow.client,
+        source_port_be: flow.vip_port_be,
+        destination_port_be: flow.client_port_be,
     }
 }
 
-/// The source address the backend is to see: the client's own, unless the client is the backend.
+/// The source address a pod is to see when it reaches itself through a VIP: from its own, it would answer itself directly.
 #[inline(always)]
-pub fn client_seen_by(backend: &Address, client: &Address) -> Address {
-    if backend != client {
-        *client
-    } else if client.to_v4().is_some() {
-        Address::from_v4(HAIRPIN_V4)
-    } else {
-        Address(HAIRPIN_V6)
-    }
+pub fn hairpin_source(client: &Address) -> Address {
+    if client.to_v4().is_some() { Address::from_v4(HAIRPIN_V4) } else { Address(HAIRPIN_V6) }
 }
 
 /// Alternatives tried when a flow's own client port is taken.
@@ -129,11 +134,10 @@ pub const PORT_ALTERNATIVES: u32 = 8;
 /// A port to use for the client when another flow already looks like this one to the backend: from the range that Linux
 /// gives to no client by itself (net.ipv4.ip_local_port_range ends at 60999). Network byte order.
 #[inline(always)]
-pub const fn alternative_port_be(hash: u32, attempt: u32) -> u16 {
+pub const fn alternative_port_be(port_be: u16, attempt: u32) -> u16 {
     const FIRST: u32 = 61_000;
     const COUNT: u32 = 65_536 - FIRST;
-    let place = (((hash as u64) * (COUNT as u64)) >> 32) as u32 + attempt * 571;
-    ((FIRST + place % COUNT) as u16).to_be()
+    ((FIRST + (port_be as u32 + attempt * 571) % COUNT) as u16).to_be()
 }
 
 /// A hash of a flow; every node computes the same.
@@ -236,20 +240,18 @@ mod tests {
         let forward = forward_key_of(&flow, protocol::TCP);
         let reply = reply_key_of(&flow, protocol::TCP);
         let out = to_backend(&flow);
-        assert_eq!((out.source.address, out.source.port_be), (reply.destination, reply.destination_port_be));
-        assert_eq!((out.destination.address, out.destination.port_be), (reply.source, reply.source_port_be));
+        assert_eq!((out.source, out.source_port_be), (reply.destination, reply.destination_port_be));
+        assert_eq!((out.destination, out.destination_port_be), (reply.source, reply.source_port_be));
         let back = to_client(&flow);
-        assert_eq!((back.source.address, back.source.port_be), (forward.destination, forward.destination_port_be));
-        assert_eq!((back.destination.address, back.destination.port_be), (forward.source, forward.source_port_be));
+        assert_eq!((back.source, back.source_port_be), (forward.destination, forward.destination_port_be));
+        assert_eq!((back.destination, back.destination_port_be), (forward.source, forward.source_port_be));
     }
 
     #[test]
     fn a_pod_reaching_itself_is_given_another_source() {
         let pod = Address::from_v4([10, 244, 0, 5]);
-        assert_eq!(client_seen_by(&pod, &pod), Address::from_v4(HAIRPIN_V4));
-        assert_eq!(client_seen_by(&Address::from_v4([10, 244, 0, 6]), &pod), pod);
-        let v6 = Address([0xfd; 16]);
-        assert_eq!(client_seen_by(&v6, &v6), Address(HAIRPIN_V6));
+        assert_eq!(hairpin_source(&pod), Address::from_v4(HAIRPIN_V4));
+        assert_eq!(hairpin_source(&Address([0xfd; 16])), Address(HAIRPIN_V6));
     }
 
     #[test]
@@ -275,9 +277,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn alternative_ports_are_out_of_the_clients_range_and_differ(hash in any::<u32>()) {
+        fn alternative_ports_are_out_of_the_clients_range_and_differ(port_be in any::<u16>()) {
             let ports: BTreeSet<u16> =
-                (0..PORT_ALTERNATIVES).map(|attempt| u16::from_be(alternative_port_be(hash, attempt))).collect();
+                (0..PORT_ALTERNATIVES).map(|attempt| u16::from_be(alternative_port_be(port_be, attempt))).collect();
             prop_assert_eq!(ports.len(), PORT_ALTERNATIVES as usize);
             prop_assert!(ports.iter().all(|port| *port >= 61_000));
         }

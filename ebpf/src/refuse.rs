@@ -14,6 +14,10 @@ pub trait Answer: Packet {
 
     /// Writes bytes; false when that fails.
     fn put<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool;
+
+    /// The sum of 16-bit words, as [`csum::add`] makes it from zero. BPF has a helper for buffers whose length is a multiple
+    /// of four; LLVM would hold every byte in a stack slot of eight.
+    fn sum<const N: usize>(&self, bytes: &[u8; N]) -> u16;
 }
 
 const HOPS: u8 = 64;
@@ -57,8 +61,8 @@ pub fn reset_v4<P: Answer>(packet: &P, headers: &Headers) -> bool {
     if !packet.fill(L3, &mut ip) || !packet.fill(headers.l4, &mut tcp) {
         return false;
     }
-    let pseudo = csum::add_range::<20, 12, 20>(csum::add(0, &[0, protocol::TCP, 0, 20]), &ip);
-    reset(&mut tcp, headers, pseudo)
+    let Some(addresses) = chunk::<20, 8>(&ip, 12) else { return false };
+    reset(packet, &mut tcp, headers, packet.sum(addresses))
         && turn(packet, L3 + 40)
         && answer_v4(packet, &ip, 20, protocol::TCP)
         && packet.put(L3 + 20, &tcp)
@@ -71,8 +75,8 @@ pub fn reset_v6<P: Answer>(packet: &P, headers: &Headers) -> bool {
     if !packet.fill(L3, &mut ip) || !packet.fill(headers.l4, &mut tcp) {
         return false;
     }
-    let pseudo = csum::add_range::<40, 8, 40>(csum::add(0, &[0, protocol::TCP, 0, 20]), &ip);
-    reset(&mut tcp, headers, pseudo)
+    let Some(addresses) = chunk::<40, 32>(&ip, 8) else { return false };
+    reset(packet, &mut tcp, headers, packet.sum(addresses))
         && turn(packet, L3 + 60)
         && answer_v6(packet, &ip, 20, protocol::TCP)
         && packet.put(L3 + 40, &tcp)
@@ -85,7 +89,7 @@ pub fn unreachable_v4<P: Answer>(packet: &P) -> bool {
     if !packet.fill(L3, &mut quoted) {
         return false;
     }
-    let sum = csum::finish(csum::add(csum::add(0, &[3, 3]), &quoted)).to_ne_bytes();
+    let sum = csum::finish(csum::add(packet.sum(&quoted).into(), &[3, 3])).to_ne_bytes();
     turn(packet, L3 + 28 + QUOTED_V4 as u32)
         && answer_v4(packet, &quoted, 8 + QUOTED_V4 as u16, protocol::ICMP)
         && packet.put(L3 + 20, &[3, 3, sum[0], sum[1], 0, 0, 0, 0])
@@ -104,7 +108,7 @@ pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
     // The addresses count twice: in the pseudo header, where their order does not matter, and in the quoted packet.
     let Some(addresses) = chunk::<QUOTED_V6, 32>(&quoted, 8) else { return false };
     let sum = csum::add(csum::add(0, &[0, protocol::ICMPV6, 0, LENGTH as u8]), &[1, 4]);
-    let sum = csum::finish(sum + sum_apart(addresses) + sum_apart(&quoted)).to_ne_bytes();
+    let sum = csum::finish(sum + u32::from(packet.sum(addresses)) + u32::from(packet.sum(&quoted))).to_ne_bytes();
     turn(packet, L3 + 48 + QUOTED_V6 as u32)
         && answer_v6(packet, &quoted, LENGTH, protocol::ICMPV6)
         && packet.put(L3 + 40, &[1, 4, sum[0], sum[1], 0, 0, 0, 0])
@@ -119,8 +123,9 @@ fn turn<P: Answer>(packet: &P, length: u32) -> bool {
 }
 
 /// Turns the header of a segment into that of its reset (RFC 9293, 3.10.7.1); false for a reset, which is never answered.
+/// `addresses` is their sum.
 #[inline(always)]
-fn reset(tcp: &mut [u8; 20], headers: &Headers, pseudo: u32) -> bool {
+fn reset<P: Answer>(packet: &P, tcp: &mut [u8; 20], headers: &Headers, addresses: u16) -> bool {
     let flags = tcp[13];
     if flags & tcp_flags::RST != 0 {
         return false;
@@ -142,7 +147,8 @@ fn reset(tcp: &mut [u8; 20], headers: &Headers, pseudo: u32) -> bool {
         ports[0], ports[1], ports[2], ports[3], s[0], s[1], s[2], s[3], a[0], a[1], a[2], a[3], 5 << 4, reset_flags, 0, 0,
         0, 0, 0, 0,
     ];
-    let checksum = csum::finish(csum::add(pseudo, tcp)).to_ne_bytes();
+    let pseudo = csum::add(addresses.into(), &[0, protocol::TCP, 0, 20]);
+    let checksum = csum::finish(pseudo + u32::from(packet.sum(tcp))).to_ne_bytes();
     tcp[16] = checksum[0];
     tcp[17] = checksum[1];
     true
@@ -157,7 +163,7 @@ fn answer_v4<P: Answer, const N: usize>(packet: &P, asked: &[u8; N], payload: u1
         0x45, 0, length[0], length[1], 0, 0, 0x40, 0, HOPS, protocol, 0, 0, asked[16], asked[17], asked[18], asked[19],
         asked[12], asked[13], asked[14], asked[15],
     ];
-    let checksum = csum::finish(csum::add(0, &ip)).to_ne_bytes();
+    let checksum = csum::finish(packet.sum(&ip).into()).to_ne_bytes();
     ip[10] = checksum[0];
     ip[11] = checksum[1];
     packet.put(L3, &ip)
@@ -174,12 +180,6 @@ fn answer_v6<P: Answer, const N: usize>(packet: &P, asked: &[u8; N], payload: u1
     packet.put(L3, &[0x60, 0, 0, 0, length[0], length[1], next_header, HOPS])
         && packet.put(L3 + 8, destination)
         && packet.put(L3 + 24, source)
-}
-
-/// A sum computed in a function of its own: inlined, LLVM holds every byte of long buffers in a stack slot of eight.
-#[inline(never)]
-fn sum_apart<const N: usize>(bytes: &[u8; N]) -> u32 {
-    csum::add(0, bytes)
 }
 
 #[inline(always)]

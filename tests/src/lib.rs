@@ -4,4 +4,6 @@
 //! with a bound: see [`wait`]. A test that cannot run where it must (no root, no BPF) fails; nothing here skips.
 
 pub mod cluster;
+pub mod netns;
+pub mod packet;
 pub mod wait;

@@ -12,9 +12,6 @@ use crate::toolchain::{TARGET, Toolchain, scrub};
 pub const OBJECT_PACKAGE: &str = "causeway-ebpf";
 const OBJECT_BINARY: &str = "causeway-bpf";
 
-/// What the object depends on, relative to the workspace root: a build script names these to cargo.
-pub const SOURCES: [&str; 4] = ["ebpf/Cargo.toml", "ebpf/src", "ebpf/abi/Cargo.toml", "ebpf/abi/src"];
-
 /// Builds the BPF object, always optimised and with BTF, and returns its path.
 ///
 /// It has a target directory of its own (`bpf` below the workspace's), because the outer cargo holds the lock of that one

@@ -6,7 +6,9 @@
 //! its path or version alone.
 
 mod build;
+mod script;
 mod toolchain;
 
-pub use build::{OBJECT_PACKAGE, SOURCES, build};
+pub use build::{OBJECT_PACKAGE, build};
+pub use script::{OBJECT_VARIABLE, build_script};
 pub use toolchain::{Toolchain, find_compiler, find_linker};

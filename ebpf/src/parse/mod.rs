@@ -10,6 +10,7 @@ mod ipv6;
 mod transport;
 
 use causeway_abi::Address;
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::packet::Packet;
 
@@ -52,7 +53,8 @@ pub enum Parsed {
 }
 
 /// Which part of a datagram a packet is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[repr(u8)]
 pub enum Fragment {
     /// All of it.
     Whole,
@@ -63,7 +65,8 @@ pub enum Fragment {
 }
 
 /// The IP version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[repr(u8)]
 pub enum Version {
     /// IPv4.
     V4,
@@ -72,7 +75,10 @@ pub enum Version {
 }
 
 /// What the data path needs to know of an IP packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+///
+/// `IntoBytes` proves that there is no padding: the verifier refuses to pass memory between functions that was not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
+#[repr(C)]
 pub struct Headers {
     /// IP version.
     pub version: Version,
@@ -96,10 +102,32 @@ pub struct Headers {
     pub end: u32,
 }
 
+impl Headers {
+    /// Headers of nothing.
+    pub const NONE: Self = Self {
+        version: Version::V4,
+        fragment: Fragment::Whole,
+        protocol: 0,
+        flags: 0,
+        source: Address::from_words([0; 4]),
+        destination: Address::from_words([0; 4]),
+        source_port_be: 0,
+        destination_port_be: 0,
+        l4: 0,
+        end: 0,
+    };
+}
+
 /// Offset of the IP header: there is no VLAN tag before it, see [`Parsed::Other`].
 pub const L3: u32 = ETHERNET_LENGTH as u32;
 
 impl Headers {
+    /// Bytes of the IP packet.
+    #[inline(always)]
+    pub const fn packet_length(&self) -> u32 {
+        self.end - L3
+    }
+
     /// TCP or UDP, with its ports known.
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {

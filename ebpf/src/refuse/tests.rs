@@ -36,6 +36,10 @@ impl Answer for Frame {
         self.0.borrow_mut()[offset as usize..offset as usize + N].copy_from_slice(bytes);
         true
     }
+
+    fn sum<const N: usize>(&self, bytes: &[u8; N]) -> u16 {
+        csum::fold(csum::add(0, bytes))
+    }
 }
 
 const ETHERNET_V4: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];

@@ -15,8 +15,8 @@ use causeway_abi::{
 };
 use causeway_ebpf::{
     flow::{
-        PORT_ALTERNATIVES, Translation, alternative_port_be, client_hash, client_seen_by, continues, expired,
-        forward_key, forward_key_of, hash, next_state, reply_key, reply_key_of, to_backend, to_client,
+        PORT_ALTERNATIVES, Translation, alternative_port_be, hairpin_source, continues, expired,
+        forward_key, forward_key_of, next_state, reply_key, reply_key_of, to_backend, to_client,
     },
     parse::{Headers, protocol},
 };
@@ -48,44 +48,87 @@ pub fn now_ns() -> u64 {
 
 /// Translates a client's packet to its backend, choosing one for a new flow.
 #[inline(always)]
-pub fn forward(headers: &Headers, service: &Service) -> Result<Translation, Failure> {
-    let key = forward_key(headers);
-    let now = now_ns();
-    if let Some((flow, is_new)) = find(&key) {
-        // SAFETY: the map returned a valid element. Elements are reused only after an RCU grace period or, when
-        // preallocated, may change under our eyes; a torn read then costs one packet.
-        let found = unsafe { &mut *flow };
-        if continues(found, headers, now) {
-            if balance::is_alive(found.backend, found.generation) {
-                touch(found, headers, now, false);
-                let copy = *found;
-                if is_new {
-                    settle(&copy, headers, now);
-                }
-                return Ok(to_backend(&copy));
-            }
-            let gone = *found;
-            forget(&gone, headers.protocol);
-            if headers.protocol == protocol::TCP && !headers.opens_connection() {
-                return Err(Failure::BackendGone);
-            }
-        }
+pub fn forward(headers: &Headers, service: &Service, translation: &mut Translation) -> Result<(), Failure> {
+    // SAFETY: all pointers are valid. So below.
+    match unsafe { cw_continue(headers, translation) } {
+        DONE => return Ok(()),
+        BACKEND_GONE => return Err(Failure::BackendGone),
+        _ => {}
     }
-    open(headers, service, &key, now)
+    match unsafe { cw_open(headers, service, translation) } {
+        DONE => Ok(()),
+        NO_READY_BACKEND => Err(Failure::NoReadyBackend),
+        _ => Err(Failure::Full),
+    }
+}
+
+const DONE: u32 = 0;
+const NO_READY_BACKEND: u32 = 1;
+const BACKEND_GONE: u32 = 2;
+const FULL: u32 = 3;
+const NEW: u32 = 4;
+const TAKEN: u32 = 5;
+
+/// Goes on with a known flow; `NEW` when there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Translation) -> u32 {
+    if headers.is_null() || translation.is_null() {
+        return FULL;
+    }
+    // SAFETY: not null, and valid as `forward` passes them.
+    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
+    let Some((flow, is_new)) = find(&forward_key(headers)) else { return NEW };
+    let now = now_ns();
+    // SAFETY: the map returned a valid element. Elements are reused only after an RCU grace period or, when preallocated,
+    // may change under our eyes; a torn read then costs one packet.
+    let found = unsafe { &mut *flow };
+    if !continues(found, headers, now) {
+        return NEW;
+    }
+    if !balance::is_alive(found.backend, found.generation) {
+        // SAFETY: a valid pointer, not used after.
+        unsafe { cw_forget(flow, headers.protocol.into()) };
+        return if headers.protocol == protocol::TCP && !headers.opens_connection() { BACKEND_GONE } else { NEW };
+    }
+    touch(found, headers, now, false);
+    *translation = to_backend(found);
+    if is_new {
+        // SAFETY: a valid pointer.
+        unsafe { cw_settle(flow, headers.protocol.into(), headers.opens_connection().into(), now) };
+    }
+    DONE
 }
 
 /// Translates a backend's packet back to its client; also the service's id. `None` for packets of no known flow.
 #[inline(always)]
-pub fn reply(headers: &Headers) -> Option<(Translation, u32)> {
-    let (flow, _) = find(&reply_key(headers))?;
+pub fn reply(headers: &Headers, translation: &mut Translation) -> Option<u32> {
+    // SAFETY: all pointers are valid.
+    match unsafe { cw_reply(headers, translation) } {
+        0 => None,
+        service_id => Some(service_id),
+    }
+}
+
+/// Global function behind [`reply`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Translation) -> u32 {
+    if headers.is_null() || translation.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and valid as `reply` passes them.
+    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
+    let Some((flow, _)) = find(&reply_key(headers)) else { return 0 };
     let now = now_ns();
-    // SAFETY: as in `forward`.
+    // SAFETY: as in `cw_continue`.
     let found = unsafe { &mut *flow };
     if expired(found, headers.protocol, now) {
-        return None;
+        return 0;
     }
     touch(found, headers, now, true);
-    Some((to_client(found), found.service_id))
+    *translation = to_client(found);
+    found.service_id
 }
 
 #[inline(always)]
@@ -108,12 +151,21 @@ fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) {
 }
 
 /// Begins a flow.
-#[inline(always)]
-fn open(headers: &Headers, service: &Service, key: &FlowKey, now: u64) -> Result<Translation, Failure> {
-    let hash = if service.affinity_seconds == 0 { hash(key) } else { client_hash(&headers.source) };
-    let (index, backend) = balance::choose(service, hash).ok_or(Failure::NoReadyBackend)?;
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_open(
+    headers: *const Headers,
+    service: *const Service,
+    translation: *mut Translation,
+) -> u32 {
+    if headers.is_null() || service.is_null() || translation.is_null() {
+        return FULL;
+    }
+    // SAFETY: not null, and valid as `forward` passes them.
+    let (headers, service, translation) = unsafe { (&*headers, &*service, &mut *translation) };
+    let Some((index, backend)) = balance::choose_for(headers, service) else { return NO_READY_BACKEND };
     let mut flow = Flow {
-        last_seen_ns: now,
+        last_seen_ns: now_ns(),
         backend: index,
         generation: backend.generation,
         vip: headers.destination,
@@ -122,54 +174,74 @@ fn open(headers: &Headers, service: &Service, key: &FlowKey, now: u64) -> Result
         reserved: 0,
         service_id: service.service_id,
         client: headers.source,
-        translated_client: client_seen_by(&backend.address, &headers.source),
+        translated_client: headers.source,
         backend_address: backend.address,
         client_port_be: headers.source_port_be,
         translated_client_port_be: headers.source_port_be,
         backend_port_be: backend.port_be,
         reserved2: 0,
     };
-    if !claim(&mut flow, headers.protocol, hash) {
-        return Err(Failure::Full);
+    if flow.backend_address == flow.client {
+        flow.translated_client = hairpin_source(&flow.client);
     }
-    if CONNTRACK_NEW.insert(key, &flow, BPF_ANY.into()).is_err() {
-        let _ = CONNTRACK_NEW.remove(reply_key_of(&flow, headers.protocol));
-        return Err(Failure::Full);
+    // SAFETY: a valid pointer. So below.
+    let mut begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
+    for attempt in 0..PORT_ALTERNATIVES {
+        if begun != TAKEN {
+            break;
+        }
+        // The client is given another port, as the backend sees it.
+        flow.translated_client_port_be = alternative_port_be(flow.client_port_be, attempt);
+        begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
     }
-    count::connection(service.service_id);
-    Ok(to_backend(&flow))
+    if begun != DONE {
+        return FULL;
+    }
+    *translation = to_backend(&flow);
+    count::connection(flow.service_id);
+    DONE
 }
 
-/// Writes the backend's half of a flow. When another flow already looks like it to the backend (the same client port
-/// through another VIP), the client is given another port there.
+/// Writes both halves of a flow; `TAKEN` when another already looks like it to the backend (the same client port through
+/// another VIP).
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn claim(flow: &mut Flow, protocol: u8, hash: u32) -> bool {
-    for attempt in 0..=PORT_ALTERNATIVES {
-        if attempt > 0 {
-            flow.translated_client_port_be = alternative_port_be(hash, attempt);
+unsafe extern "C" fn cw_begin(flow: *const Flow, protocol: u32) -> u32 {
+    if flow.is_null() {
+        return FULL;
+    }
+    // SAFETY: not null, and valid as `cw_open` passes it.
+    let flow = unsafe { &*flow };
+    let protocol = protocol as u8;
+    // One key after the other in the same place: stack is short.
+    let mut key = reply_key_of(flow, protocol);
+    // SAFETY: as in `cw_continue`. So below.
+    if let Some(other) = unsafe { CONNTRACK.get(&key) } {
+        if !gives_way(other, flow, protocol) {
+            return TAKEN;
         }
-        let key = reply_key_of(flow, protocol);
-        // SAFETY: as in `forward`.
-        let taken = unsafe { CONNTRACK.get(&key) };
-        if let Some(other) = taken {
-            if !gives_way(other, flow, protocol) {
-                continue;
-            }
-            let other = *other;
-            forget(&other, protocol);
+        key = forward_key_of(other, protocol);
+        let _ = CONNTRACK.remove(&key);
+        key = reply_key_of(flow, protocol);
+        let _ = CONNTRACK.remove(&key);
+    }
+    if CONNTRACK_NEW.insert(&key, flow, BPF_NOEXIST.into()).is_err() {
+        match unsafe { CONNTRACK_NEW.get(&key) } {
+            None => return FULL,
+            Some(other) if !gives_way(other, flow, protocol) => return TAKEN,
+            Some(_) => {}
         }
-        match CONNTRACK_NEW.insert(&key, &*flow, BPF_NOEXIST.into()) {
-            Ok(()) => return true,
-            Err(_) => {
-                // SAFETY: as in `forward`.
-                let taken = unsafe { CONNTRACK_NEW.get(&key) };
-                if taken.is_some_and(|other| gives_way(other, flow, protocol)) {
-                    return CONNTRACK_NEW.insert(&key, &*flow, BPF_ANY.into()).is_ok();
-                }
-            }
+        if CONNTRACK_NEW.insert(&key, flow, BPF_ANY.into()).is_err() {
+            return FULL;
         }
     }
-    false
+    key = forward_key_of(flow, protocol);
+    if CONNTRACK_NEW.insert(&key, flow, BPF_ANY.into()).is_err() {
+        key = reply_key_of(flow, protocol);
+        let _ = CONNTRACK_NEW.remove(&key);
+        return FULL;
+    }
+    DONE
 }
 
 /// Whether a flow may take the place of another with the same reply tuple: its own earlier self, or one that is over.
@@ -184,44 +256,54 @@ fn gives_way(other: &Flow, flow: &Flow, protocol: u8) -> bool {
 
 /// Goes on with a flow that is not yet established: moves it to `CONNTRACK` once it was answered, and restores its other
 /// half if that was pushed out.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn settle(flow: &Flow, headers: &Headers, now: u64) {
-    let reply_key = reply_key_of(flow, headers.protocol);
-    let mut state = TCP_SYN_SENT;
-    if let Some(other) = CONNTRACK_NEW.get_ptr_mut(&reply_key) {
-        // SAFETY: as in `forward`.
-        state = unsafe { (*other).tcp_state };
-        if state == TCP_SYN_SENT || headers.opens_connection() {
-            return;
-        }
+unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connection: u32, now: u64) -> u32 {
+    if flow.is_null() {
+        return 0;
     }
-    let mut half = *flow;
+    // SAFETY: not null, and valid as `cw_continue` passes it.
+    let mut half = unsafe { *flow };
+    let reply_key = reply_key_of(&half, protocol as u8);
+    let own_state = half.tcp_state;
     half.last_seen_ns = now;
-    half.tcp_state = state;
-    if state == TCP_SYN_SENT {
-        let _ = CONNTRACK_NEW.insert(&reply_key, &half, BPF_ANY.into());
-        return;
+    half.tcp_state = TCP_SYN_SENT;
+    match CONNTRACK_NEW.get_ptr_mut(&reply_key) {
+        // SAFETY: as in `cw_continue`.
+        Some(other) => half.tcp_state = unsafe { (*other).tcp_state },
+        None => return CONNTRACK_NEW.insert(&reply_key, &half, BPF_ANY.into()).is_ok().into(),
+    }
+    if half.tcp_state == TCP_SYN_SENT || opens_connection != 0 {
+        return 0;
     }
     if CONNTRACK.insert(&reply_key, &half, BPF_ANY.into()).is_err() {
-        return;
+        return 0;
     }
-    half.tcp_state = if flow.tcp_state == TCP_CLOSING { TCP_CLOSING } else { TCP_ESTABLISHED };
-    let forward_key = forward_key_of(flow, headers.protocol);
+    half.tcp_state = if own_state == TCP_CLOSING { TCP_CLOSING } else { TCP_ESTABLISHED };
+    let forward_key = forward_key_of(&half, protocol as u8);
     if CONNTRACK.insert(&forward_key, &half, BPF_ANY.into()).is_err() {
         let _ = CONNTRACK.remove(&reply_key);
-        return;
+        return 0;
     }
     let _ = CONNTRACK_NEW.remove(&forward_key);
     let _ = CONNTRACK_NEW.remove(&reply_key);
+    1
 }
 
 /// Removes both halves of a flow, wherever they are.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn forget(flow: &Flow, protocol: u8) {
-    let key = forward_key_of(flow, protocol);
-    let _ = CONNTRACK.remove(&key);
-    let _ = CONNTRACK_NEW.remove(&key);
-    let key = reply_key_of(flow, protocol);
-    let _ = CONNTRACK.remove(&key);
-    let _ = CONNTRACK_NEW.remove(&key);
+unsafe extern "C" fn cw_forget(flow: *const Flow, protocol: u32) -> u32 {
+    if flow.is_null() {
+        return 0;
+    }
+    // Both keys first: the flow may lie in an element that is about to be removed.
+    // SAFETY: not null, and valid as its callers pass it.
+    let (forward, reply) =
+        unsafe { (forward_key_of(&*flow, protocol as u8), reply_key_of(&*flow, protocol as u8)) };
+    let _ = CONNTRACK.remove(&forward);
+    let _ = CONNTRACK_NEW.remove(&forward);
+    let _ = CONNTRACK.remove(&reply);
+    let _ = CONNTRACK_NEW.remove(&reply);
+    0
 }

@@ -11,7 +11,7 @@ use crate::{
 
 /// Drops a packet: the only way to.
 #[inline(always)]
-pub fn drop(skb: &Skb, reason: DropReason) -> i32 {
+pub fn drop(skb: Skb, reason: DropReason) -> i32 {
     dropped(reason, u64::from(skb.length()));
     TC_ACT_SHOT
 }

@@ -1,6 +1,9 @@
 //! Where a packet goes once its addresses are final.
 
-use aya_ebpf::{bindings::TC_ACT_OK, btf_maps::lpm_trie::Key};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_OK},
+    btf_maps::lpm_trie::Key,
+};
 use causeway_abi::{
     Address, DropReason,
     node::NodeConfig,
@@ -41,7 +44,7 @@ pub fn node() -> Option<&'static NodeConfig> {
 
 /// Hands a packet to a pod of this node.
 #[inline(always)]
-pub fn to_pod(skb: &Skb, pod: &Pod) -> i32 {
+pub fn to_pod(skb: Skb, pod: &Pod) -> i32 {
     let [a, b, c, d, e, f] = pod.pod_mac;
     let [g, h, i, j, k, l] = pod.host_mac;
     if skb.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l], 0).is_err() {
@@ -54,7 +57,21 @@ pub fn to_pod(skb: &Skb, pod: &Pod) -> i32 {
 /// Sends a packet that comes from a pod on to wherever its destination is. What is neither a pod nor behind a tunnel is
 /// left to the kernel: the node itself, and the world.
 #[inline(always)]
-pub fn onwards(skb: &Skb, destination: &Address) -> i32 {
+pub fn onwards(skb: Skb, destination: &Address) -> i32 {
+    // SAFETY: all pointers are valid.
+    unsafe { cw_onwards(skb.as_ptr(), destination) }
+}
+
+/// Global function behind [`onwards`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address) -> i32 {
+    let skb = Skb::new(skb);
+    if destination.is_null() {
+        return count::drop(skb, DropReason::MalformedPacket);
+    }
+    // SAFETY: not null, and valid as `onwards` passes it.
+    let destination = unsafe { &*destination };
     if let Some(pod) = pod(destination) {
         return to_pod(skb, &pod);
     }
@@ -65,7 +82,7 @@ pub fn onwards(skb: &Skb, destination: &Address) -> i32 {
 }
 
 #[inline(always)]
-fn to_node(skb: &Skb, route: &Route) -> i32 {
+fn to_node(skb: Skb, route: &Route) -> i32 {
     let tunnel = match node() {
         Some(node) => node.tunnel_ifindex,
         None => 0,

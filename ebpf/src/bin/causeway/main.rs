@@ -2,6 +2,10 @@
 //!
 //! `hooks/` decides, with the pure logic of the library; the modules beside it touch maps and packets. Every packet that
 //! is dropped goes through [`count::drop`], and nothing is logged.
+//!
+//! The larger steps are functions with C linkage and names of their own. The verifier walks such a global function once, for
+//! any arguments, instead of once for every state a caller can be in; that is what keeps the object loadable. It asks that
+//! their pointers be checked for null, and that the memory behind them be written.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -20,6 +24,8 @@ mod deliver;
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod parse;
 #[cfg(target_arch = "bpf")]
 mod refusal;
 #[cfg(target_arch = "bpf")]

@@ -1,7 +1,11 @@
 //! Turning a refused packet into the answer that says so.
 
+use core::ptr;
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_csum_diff};
 use causeway_abi::DropReason;
 use causeway_ebpf::{
+    csum,
     parse::Headers,
     refuse::{Answer, Kind, kind, reset_v4, reset_v6, unreachable_v4, unreachable_v6},
 };
@@ -11,39 +15,46 @@ use crate::{count, skb::Skb};
 /// Counts the drop and, where the protocol has a way to say it, sends the packet back to its pod as a TCP reset or an ICMP
 /// port unreachable.
 #[inline(always)]
-pub fn refuse(skb: &Skb, headers: &Headers, reason: DropReason, service_id: u32) -> i32 {
+pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason, service_id: u32) -> i32 {
     count::refused(service_id);
     let verdict = count::drop(skb, reason);
-    let answered = match kind(headers) {
-        Kind::ResetV4 => answer_reset_v4(skb, headers),
-        Kind::ResetV6 => answer_reset_v6(skb, headers),
-        Kind::UnreachableV4 => answer_unreachable_v4(skb),
-        Kind::UnreachableV6 => answer_unreachable_v6(skb),
-        Kind::Silence => false,
+    // SAFETY: all pointers are valid.
+    let answered = unsafe {
+        match kind(headers) {
+            Kind::ResetV4 => cw_reset_v4(skb.as_ptr(), headers),
+            Kind::ResetV6 => cw_reset_v6(skb.as_ptr(), headers),
+            Kind::UnreachableV4 => cw_unreach_v4(skb.as_ptr()),
+            Kind::UnreachableV6 => cw_unreach_v6(skb.as_ptr()),
+            Kind::Silence => 0,
+        }
     };
-    if answered { skb.redirect_peer(skb.ifindex()) } else { verdict }
+    if answered != 0 { skb.redirect_peer(skb.ifindex()) } else { verdict }
 }
 
-// Each has a stack frame of its own, which the common case does not pay for.
-
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn answer_reset_v4(skb: &Skb, headers: &Headers) -> bool {
-    reset_v4(skb, headers)
+unsafe extern "C" fn cw_reset_v4(skb: *mut __sk_buff, headers: *const Headers) -> u32 {
+    // SAFETY: checked for null, and valid as `refuse` passes it. So below.
+    unsafe { headers.as_ref() }.map_or(0, |headers| reset_v4(&Skb::new(skb), headers).into())
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn answer_reset_v6(skb: &Skb, headers: &Headers) -> bool {
-    reset_v6(skb, headers)
+unsafe extern "C" fn cw_reset_v6(skb: *mut __sk_buff, headers: *const Headers) -> u32 {
+    // SAFETY: as above.
+    unsafe { headers.as_ref() }.map_or(0, |headers| reset_v6(&Skb::new(skb), headers).into())
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn answer_unreachable_v4(skb: &Skb) -> bool {
-    unreachable_v4(skb)
+unsafe extern "C" fn cw_unreach_v4(skb: *mut __sk_buff) -> u32 {
+    unreachable_v4(&Skb::new(skb)).into()
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn answer_unreachable_v6(skb: &Skb) -> bool {
-    unreachable_v6(skb)
+unsafe extern "C" fn cw_unreach_v6(skb: *mut __sk_buff) -> u32 {
+    unreachable_v6(&Skb::new(skb)).into()
 }
 
 impl Answer for Skb {
@@ -55,5 +66,13 @@ impl Answer for Skb {
     #[inline(always)]
     fn put<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
         self.write(offset, bytes, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, bytes: &[u8; N]) -> u16 {
+        const { assert!(N % 4 == 0, "the helper takes words") };
+        // SAFETY: `bytes` is readable for `N` bytes; nothing is read from the null pointer, whose size is zero.
+        let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, bytes.as_ptr().cast_mut().cast(), N as u32, 0) };
+        csum::fold(sum as u32)
     }
 }

@@ -1,69 +1,100 @@
 //! Writing a translation into a packet.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::bpf_csum_diff,
 };
 use causeway_abi::Address;
 use causeway_ebpf::{
-    flow::{Endpoint, Translation},
+    flow::Translation,
     parse::{Headers, L3, Version, protocol},
 };
 
 use crate::skb::{Refused, Skb};
 
-/// Offsets of an endpoint's fields, and how to keep the transport checksum.
-struct Fields {
-    address: u32,
-    port: u32,
+/// Where an address or a port is, and how to keep the transport checksum.
+#[derive(Clone, Copy)]
+struct Field {
+    offset: u32,
     checksum: Option<(u32, u64)>,
 }
 
-/// Gives a packet its new source and destination. Addresses and ports that stay are not touched.
+/// Gives a packet its new source and destination; false when the kernel refuses. Addresses and ports that stay are not
+/// touched.
 #[inline(always)]
-pub fn apply(skb: &Skb, headers: &Headers, to: &Translation) -> Result<(), Refused> {
+pub fn apply(skb: Skb, headers: &Headers, to: &Translation) -> bool {
+    // SAFETY: all pointers are valid.
+    unsafe { cw_rewrite(skb.as_ptr(), headers, to) == 0 }
+}
+
+/// Global function behind [`apply`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_rewrite(skb: *mut __sk_buff, headers: *const Headers, to: *const Translation) -> u32 {
+    if headers.is_null() || to.is_null() {
+        return 1;
+    }
+    // SAFETY: not null, and valid as `apply` passes them.
+    let (headers, to) = unsafe { (&*headers, &*to) };
+    u32::from(both(Skb::new(skb), headers, to).is_err())
+}
+
+#[inline(always)]
+fn both(skb: Skb, headers: &Headers, to: &Translation) -> Result<(), Refused> {
     let checksum = checksum_field(headers);
     let (source, destination) = match headers.version {
         Version::V4 => (L3 + 12, L3 + 16),
         Version::V6 => (L3 + 8, L3 + 24),
     };
-    let old = Endpoint { address: headers.source, port_be: headers.source_port_be };
-    replace(skb, headers, &Fields { address: source, port: headers.l4, checksum }, &old, &to.source)?;
-    let old = Endpoint { address: headers.destination, port_be: headers.destination_port_be };
-    replace(skb, headers, &Fields { address: destination, port: headers.l4 + 2, checksum }, &old, &to.destination)
-}
-
-#[inline(always)]
-fn replace(skb: &Skb, headers: &Headers, fields: &Fields, old: &Endpoint, new: &Endpoint) -> Result<(), Refused> {
-    if old.address != new.address {
-        match headers.version {
-            Version::V4 => address_v4(skb, fields, &old.address, &new.address)?,
-            Version::V6 => address_v6(skb, fields, &old.address, &new.address)?,
-        }
+    if headers.source != to.source {
+        address(skb, headers, Field { offset: source, checksum }, &headers.source, &to.source)?;
     }
-    if old.port_be != new.port_be && headers.has_ports() {
-        if let Some((offset, flags)) = fields.checksum {
-            skb.update_l4_checksum(offset, old.port_be.into(), new.port_be.into(), 2 | flags)?;
-        }
-        skb.write(fields.port, &new.port_be.to_ne_bytes(), 0)?;
+    if headers.destination != to.destination {
+        let field = Field { offset: destination, checksum };
+        address(skb, headers, field, &headers.destination, &to.destination)?;
+    }
+    if headers.has_ports() {
+        let field = Field { offset: headers.l4, checksum };
+        port(skb, field, headers.source_port_be, to.source_port_be)?;
+        let field = Field { offset: headers.l4 + 2, checksum };
+        port(skb, field, headers.destination_port_be, to.destination_port_be)?;
     }
     Ok(())
 }
 
 #[inline(always)]
-fn address_v4(skb: &Skb, fields: &Fields, old: &Address, new: &Address) -> Result<(), Refused> {
-    let (Some(old), Some(new)) = (old.to_v4(), new.to_v4()) else { return Err(Refused) };
-    let (from, to) = (u64::from(u32::from_ne_bytes(old)), u64::from(u32::from_ne_bytes(new)));
-    skb.update_l3_checksum(L3 + 10, from, to, 4)?;
-    if let Some((offset, flags)) = fields.checksum {
-        skb.update_l4_checksum(offset, from, to, 4 | u64::from(BPF_F_PSEUDO_HDR) | flags)?;
+fn port(skb: Skb, field: Field, old_be: u16, new_be: u16) -> Result<(), Refused> {
+    if old_be == new_be {
+        return Ok(());
     }
-    skb.write(fields.address, &new, 0)
+    if let Some((offset, flags)) = field.checksum {
+        skb.update_l4_checksum(offset, old_be.into(), new_be.into(), 2 | flags)?;
+    }
+    skb.write(field.offset, &new_be.to_ne_bytes(), 0)
 }
 
 #[inline(always)]
-fn address_v6(skb: &Skb, fields: &Fields, old: &Address, new: &Address) -> Result<(), Refused> {
-    if let Some((offset, flags)) = fields.checksum {
+fn address(skb: Skb, headers: &Headers, field: Field, old: &Address, new: &Address) -> Result<(), Refused> {
+    match headers.version {
+        Version::V4 => address_v4(skb, field, old, new),
+        Version::V6 => address_v6(skb, field, old, new),
+    }
+}
+
+#[inline(always)]
+fn address_v4(skb: Skb, field: Field, old: &Address, new: &Address) -> Result<(), Refused> {
+    let (Some(old), Some(new)) = (old.to_v4(), new.to_v4()) else { return Err(Refused) };
+    let (from, to) = (u64::from(u32::from_ne_bytes(old)), u64::from(u32::from_ne_bytes(new)));
+    skb.update_l3_checksum(L3 + 10, from, to, 4)?;
+    if let Some((offset, flags)) = field.checksum {
+        skb.update_l4_checksum(offset, from, to, 4 | u64::from(BPF_F_PSEUDO_HDR) | flags)?;
+    }
+    skb.write(field.offset, &new, 0)
+}
+
+#[inline(always)]
+fn address_v6(skb: Skb, field: Field, old: &Address, new: &Address) -> Result<(), Refused> {
+    if let Some((offset, flags)) = field.checksum {
         let (mut from, mut to) = (old.words(), new.words());
         // SAFETY: both arrays are valid for the sizes given.
         let difference = unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
@@ -71,7 +102,7 @@ fn address_v6(skb: &Skb, fields: &Fields, old: &Address, new: &Address) -> Resul
     }
     // IPv6 has no header checksum to cancel the change out, so a checksum of the whole packet that hardware computed
     // (CHECKSUM_COMPLETE) has to follow it.
-    skb.write(fields.address, &new.0, BPF_F_RECOMPUTE_CSUM.into())
+    skb.write(field.offset, &new.0, BPF_F_RECOMPUTE_CSUM.into())
 }
 
 /// Offset of the transport checksum and the flags for updating it; `None` where there is none.

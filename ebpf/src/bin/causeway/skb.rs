@@ -23,6 +23,7 @@ pub struct Refused;
 
 /// The packet a program runs for.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct Skb(*mut __sk_buff);
 
 impl Skb {
@@ -30,6 +31,12 @@ impl Skb {
     #[inline(always)]
     pub const fn new(context: *mut __sk_buff) -> Self {
         Self(context)
+    }
+
+    /// The context, to pass on to a global function.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *mut __sk_buff {
+        self.0
     }
 
     /// The interface the program is attached to.

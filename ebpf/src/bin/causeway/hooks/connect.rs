@@ -31,7 +31,7 @@ fn connect(socket: &Socket<'_>) -> i32 {
         let _ = unsafe { SOCKET_ORIGIN.delete(socket.kernel_socket()) };
         return PROCEED;
     };
-    let Some((_, backend)) = balance::choose(&service, hash(socket, &service)) else {
+    let Some(backend) = balance::choose(&service, hash(socket, &service)) else {
         return refuse(&service, DropReason::NoReadyBackend);
     };
     let mut origin = socket.origin();

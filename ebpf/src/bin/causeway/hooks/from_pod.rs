@@ -3,14 +3,15 @@
 use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
 use causeway_abi::{DropReason, service::Service};
 use causeway_ebpf::{
-    flow::service_key,
-    parse::{Headers, Parsed, parse},
+    flow::{Translation, service_key},
+    parse::Headers,
 };
 
 use crate::{
     conntrack::{self, Failure},
     count, deliver,
     maps::SERVICES,
+    parse::{self, Frame},
     refusal::refuse,
     rewrite,
     skb::Skb,
@@ -21,49 +22,41 @@ use crate::{
 #[classifier]
 pub fn cw_from_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
-    let headers = match parse(&skb) {
-        Parsed::Ip(headers) => headers,
+    let mut headers = Headers::NONE;
+    match parse::read(skb, &mut headers) {
+        Frame::Ip => {}
         // A priority tag (VLAN 0) does not keep the kernel from taking the packet, so a second tag behind it would get
         // past the source check.
-        Parsed::Other => return if skb.vlan_id() == Some(0) { malformed(&skb) } else { TC_ACT_OK },
-        Parsed::Malformed => return malformed(&skb),
-    };
+        Frame::Other if skb.vlan_id() == Some(0) => return count::drop(skb, DropReason::MalformedPacket),
+        Frame::Other => return TC_ACT_OK,
+        Frame::Malformed => return count::drop(skb, DropReason::MalformedPacket),
+    }
     if skb.vlan_id().is_some_and(|id| id != 0) || headers.is_link_control() {
         return TC_ACT_OK;
     }
     match deliver::pod(&headers.source) {
         Some(pod) if pod.ifindex == skb.ifindex() => {}
-        _ => return count::drop(&skb, DropReason::SourceAddressNotPods),
+        _ => return count::drop(skb, DropReason::SourceAddressNotPods),
     }
     if !headers.has_ports() {
-        return deliver::onwards(&skb, &headers.destination);
+        return deliver::onwards(skb, &headers.destination);
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(&headers)).copied() } {
-        return to_service(&skb, &headers, &service);
+        return to_service(skb, &headers, &service);
     }
-    match conntrack::reply(&headers) {
-        Some((translation, service_id)) => {
-            count::packet(service_id, packet_length(&headers));
-            if rewrite::apply(&skb, &headers, &translation).is_err() {
-                return count::drop(&skb, DropReason::RewriteFailed);
-            }
-            deliver::onwards(&skb, &translation.destination.address)
-        }
-        None => deliver::onwards(&skb, &headers.destination),
+    let mut translation = Translation::NONE;
+    match conntrack::reply(&headers, &mut translation) {
+        Some(service_id) => translated(skb, &headers, &translation, service_id),
+        None => deliver::onwards(skb, &headers.destination),
     }
 }
 
 #[inline(always)]
-fn to_service(skb: &Skb, headers: &Headers, service: &Service) -> i32 {
-    match conntrack::forward(headers, service) {
-        Ok(translation) => {
-            count::packet(service.service_id, packet_length(headers));
-            if rewrite::apply(skb, headers, &translation).is_err() {
-                return count::drop(skb, DropReason::RewriteFailed);
-            }
-            deliver::onwards(skb, &translation.destination.address)
-        }
+fn to_service(skb: Skb, headers: &Headers, service: &Service) -> i32 {
+    let mut translation = Translation::NONE;
+    match conntrack::forward(headers, service, &mut translation) {
+        Ok(()) => translated(skb, headers, &translation, service.service_id),
         Err(Failure::NoReadyBackend) => refuse(skb, headers, DropReason::NoReadyBackend, service.service_id),
         Err(Failure::BackendGone) => refuse(skb, headers, DropReason::BackendGone, service.service_id),
         Err(Failure::Full) => {
@@ -74,12 +67,11 @@ fn to_service(skb: &Skb, headers: &Headers, service: &Service) -> i32 {
 }
 
 #[inline(always)]
-fn malformed(skb: &Skb) -> i32 {
-    count::drop(skb, DropReason::MalformedPacket)
-}
-
-/// Bytes of the IP packet.
-#[inline(always)]
-pub const fn packet_length(headers: &Headers) -> u32 {
-    headers.end - causeway_ebpf::parse::L3
+fn translated(skb: Skb, headers: &Headers, translation: &Translation, service_id: u32) -> i32 {
+    count::packet(service_id, headers.packet_length());
+    if rewrite::apply(skb, headers, translation) {
+        deliver::onwards(skb, &translation.destination)
+    } else {
+        count::drop(skb, DropReason::RewriteFailed)
+    }
 }

@@ -29,7 +29,7 @@ fn send(socket: &Socket<'_>) -> i32 {
     };
     // One socket's datagrams to one VIP keep to one backend while it is ready, as they would with a connection table.
     let hash = cookie_hash(socket.cookie(), &address, port_be);
-    let Some((_, backend)) = balance::choose(&service, hash) else {
+    let Some(backend) = balance::choose(&service, hash) else {
         return refuse(&service, DropReason::NoReadyBackend);
     };
     let key = socket.reply_key(&backend.address, backend.port_be);

@@ -2,11 +2,12 @@
 
 use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
 use causeway_abi::DropReason;
-use causeway_ebpf::parse::{Parsed, parse};
+use causeway_ebpf::parse::Headers;
 
 use crate::{
     count,
     deliver::{self, MARK_TUNNEL_KEY},
+    parse::{self, Frame},
     skb::Skb,
 };
 
@@ -18,20 +19,21 @@ pub fn cw_to_tunnel(ctx: TcContext) -> i32 {
         skb.set_mark(0);
         return TC_ACT_OK;
     }
-    let headers = match parse(&skb) {
-        Parsed::Ip(headers) => headers,
+    let mut headers = Headers::NONE;
+    match parse::read(skb, &mut headers) {
+        Frame::Ip => {}
         // Without a tunnel key the device itself discards it.
-        Parsed::Other => return TC_ACT_OK,
-        Parsed::Malformed => return count::drop(&skb, DropReason::MalformedPacket),
-    };
+        Frame::Other => return TC_ACT_OK,
+        Frame::Malformed => return count::drop(skb, DropReason::MalformedPacket),
+    }
     if headers.is_link_control() {
         return TC_ACT_OK;
     }
     let Some(route) = deliver::route(&headers.destination) else {
-        return count::drop(&skb, DropReason::NoSuchPod);
+        return count::drop(skb, DropReason::NoSuchPod);
     };
     match skb.set_tunnel(&route) {
         Ok(()) => TC_ACT_OK,
-        Err(_) => count::drop(&skb, DropReason::TunnelFailed),
+        Err(_) => count::drop(skb, DropReason::TunnelFailed),
     }
 }

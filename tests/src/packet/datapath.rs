@@ -1,0 +1,271 @@
+//! A copy of the programs and maps of a node, attached to nothing and pinned nowhere.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie::{Key, LpmTrie}};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use causeway_abi::backend::{Backend, IN_USE, READY};
+use causeway_abi::conntrack::{Flow, FlowKey};
+use causeway_abi::counter::{DropCounters, ServiceCounters};
+use causeway_abi::node::NodeConfig;
+use causeway_abi::pod::Pod;
+use causeway_abi::route::{MODE_VXLAN, Route};
+use causeway_abi::service::{NO_BACKEND, SCOPE_CLUSTER, Service, ServiceKey, Slot};
+use causeway_abi::{ABI_VERSION, Address, DropReason};
+use causeway_maps::Plain;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
+
+/// The interface test runs happen on: loopback, whose index is 1 in every network namespace.
+pub const CLIENT_IFINDEX: u32 = 1;
+/// Index of the tunnel device.
+pub const TUNNEL_IFINDEX: u32 = 900;
+/// Marks an index in `SLOTS` that belongs to no service of a test.
+const SLOTS_PER_SERVICE: u32 = 64;
+
+/// What a program decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The packet goes on to the kernel (`TC_ACT_OK`).
+    Pass,
+    /// It is dropped (`TC_ACT_SHOT`).
+    Drop,
+    /// It goes to another interface (`TC_ACT_REDIRECT`).
+    Redirect,
+}
+
+/// What came of a packet.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// The packet's mark.
+    pub mark: u32,
+}
+
+/// Programs and maps.
+#[derive(Debug)]
+pub struct Datapath {
+    ebpf: Ebpf,
+    services: u32,
+}
+
+impl Datapath {
+    /// Loads every program with small maps.
+    pub fn load() -> Result<Self> {
+        Self::load_with_conntrack(1024)
+    }
+
+    /// Loads every program with room for a number of established half-flows.
+    pub fn load_with_conntrack(entries: u32) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (map, size) in [
+            ("SERVICES", 256),
+            ("SLOTS", 256 * SLOTS_PER_SERVICE),
+            ("BACKENDS", 256),
+            ("PODS", 64),
+            ("ROUTES", 64),
+            ("CONNTRACK", entries),
+            ("CONNTRACK_NEW", 4096),
+            ("SOCKET_REPLIES", 1024),
+            ("SERVICE_COUNTERS", 256),
+            ("SERVICE_NAMES", 256),
+        ] {
+            loader.map_max_entries(map, size);
+        }
+        let mut ebpf = loader.load(OBJECT).context("cannot load the BPF object; tests need root and a BPF kernel")?;
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::CgroupSockAddr(program) => program.load(),
+                _ => bail!("program {name} has an unexpected type"),
+            }
+            .with_context(|| format!("the kernel refuses program {name}"))?;
+        }
+        let mut datapath = Self { ebpf, services: 0 };
+        datapath.set_node()?;
+        Ok(datapath)
+    }
+
+    /// Names of the loaded programs, sorted.
+    pub fn programs(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.ebpf.programs().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn set_node(&mut self) -> Result<()> {
+        let node = NodeConfig {
+            abi_version: ABI_VERSION,
+            tunnel_ifindex: TUNNEL_IFINDEX,
+            uplink_ifindex: 0,
+            flags: 0,
+            node_address: parse_ip("172.30.0.11"),
+            router_address: parse_ip("10.244.1.1"),
+        };
+        let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map_mut("NODE")?.try_into()?;
+        Ok(map.set(0, Plain(node), 0)?)
+    }
+
+    /// Adds a pod of this node behind an interface; its MAC addresses end in the last byte of its address.
+    pub fn pod(&mut self, address: &str, ifindex: u32) -> Result<()> {
+        let address = parse_ip(address);
+        let last = address.0[15];
+        let pod = Pod { ifindex, flags: 0, pod_mac: [2, 0, 0, 0, 1, last], host_mac: [2, 0, 0, 0, 2, last] };
+        let mut map: HashMap<&mut MapData, Plain<Address>, Plain<Pod>> = self.map_mut("PODS")?.try_into()?;
+        Ok(map.insert(Plain(address), Plain(pod), 0)?)
+    }
+
+    /// Adds the pod range of another node, given as address and prefix length.
+    pub fn route(&mut self, address: &str, prefix: u32, node: &str) -> Result<()> {
+        let mapped = if address.contains(':') { prefix } else { 96 + prefix };
+        let route = Route { node: parse_ip(node), tunnel_id: 1, mode: MODE_VXLAN };
+        let mut map: LpmTrie<&mut MapData, Plain<Address>, Plain<Route>> = self.map_mut("ROUTES")?.try_into()?;
+        Ok(map.insert(&Key::new(mapped, Plain(parse_ip(address))), Plain(route), 0)?)
+    }
+
+    /// Writes a backend that is ready.
+    pub fn backend(&mut self, index: u32, address: &str) -> Result<()> {
+        self.backend_with(index, address, IN_USE | READY, 1)
+    }
+
+    /// Writes a backend with flags and generation.
+    pub fn backend_with(&mut self, index: u32, address: &str, flags: u32, generation: u32) -> Result<()> {
+        let address: SocketAddr = address.parse()?;
+        let backend = Backend {
+            address: mapped(address.ip()),
+            port_be: address.port().to_be(),
+            flags,
+            generation,
+            ..Backend::default()
+        };
+        let mut map: Array<&mut MapData, Plain<Backend>> = self.map_mut("BACKENDS")?.try_into()?;
+        Ok(map.set(index, Plain(backend), 0)?)
+    }
+
+    /// Adds a service with a table in which backends take turns. Returns its id.
+    pub fn service(&mut self, vip: &str, protocol: u8, backends: &[u32]) -> Result<u32> {
+        self.services += 1;
+        let id = self.services;
+        let base = id * SLOTS_PER_SERVICE;
+        let count = if backends.is_empty() { 0 } else { SLOTS_PER_SERVICE };
+        {
+            let mut slots: Array<&mut MapData, Plain<Slot>> = self.map_mut("SLOTS")?.try_into()?;
+            for (slot, backend) in (base..base + count).zip(backends.iter().cycle()) {
+                slots.set(slot, Plain(Slot { backend: *backend, previous: NO_BACKEND }), 0)?;
+            }
+        }
+        let vip: SocketAddr = vip.parse()?;
+        let key = ServiceKey {
+            address: mapped(vip.ip()),
+            port_be: vip.port().to_be(),
+            protocol,
+            scope: SCOPE_CLUSTER,
+        };
+        let service =
+            Service { slot_base: base, slot_count: count, service_id: id, flags: 0, affinity_seconds: 0 };
+        let mut map: HashMap<&mut MapData, Plain<ServiceKey>, Plain<Service>> = self.map_mut("SERVICES")?.try_into()?;
+        map.insert(Plain(key), Plain(service), 0)?;
+        Ok(id)
+    }
+
+    /// Runs a classifier on a frame that comes in on [`CLIENT_IFINDEX`].
+    pub fn run(&self, program: &str, frame: &[u8]) -> Result<Outcome> {
+        self.run_marked(program, frame, 0)
+    }
+
+    /// Runs a classifier on a frame with a mark.
+    pub fn run_marked(&self, program: &str, frame: &[u8], mark: u32) -> Result<Outcome> {
+        /// Bytes of `struct __sk_buff`.
+        const CONTEXT: usize = 192;
+        /// Offset of its `mark`.
+        const MARK: usize = 8;
+        let classifier: &SchedClassifier = self.ebpf.program(program).context("no such program")?.try_into()?;
+        let mut out = vec![0; 4096];
+        let (mut context, mut context_out) = ([0; CONTEXT], [0; CONTEXT]);
+        context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        let result = classifier.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::default()
+        })?;
+        ensure!(result.data_size_out as usize <= out.len(), "the packet grew to {} bytes", result.data_size_out);
+        out.truncate(result.data_size_out as usize);
+        let verdict = match result.return_value {
+            0 => Verdict::Pass,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            other => bail!("{program} returned {other}"),
+        };
+        let mark = u32::from_ne_bytes(context_out[MARK..MARK + 4].try_into()?);
+        Ok(Outcome { verdict, frame: out, mark })
+    }
+
+    /// Mean time of a run in nanoseconds. The packet is not restored between runs.
+    pub fn nanoseconds(&self, program: &str, frame: &[u8], repeat: u32) -> Result<u128> {
+        let classifier: &SchedClassifier = self.ebpf.program(program).context("no such program")?.try_into()?;
+        let result =
+            classifier.test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() })?;
+        Ok(result.duration.as_nanos())
+    }
+
+    /// Packets dropped for a reason.
+    pub fn drops(&self, reason: DropReason) -> Result<u64> {
+        let map: PerCpuArray<&MapData, Plain<DropCounters>> = self.map("DROPS")?.try_into()?;
+        Ok(map.get(&(reason as u32), 0)?.iter().map(|counters| counters.0.packets).sum())
+    }
+
+    /// Packets dropped for any reason.
+    pub fn all_drops(&self) -> Result<u64> {
+        DropReason::ALL.iter().map(|reason| self.drops(*reason)).sum()
+    }
+
+    /// What a service counted.
+    pub fn counters(&self, service_id: u32) -> Result<ServiceCounters> {
+        let map: PerCpuArray<&MapData, Plain<ServiceCounters>> = self.map("SERVICE_COUNTERS")?.try_into()?;
+        let mut sum = ServiceCounters::default();
+        for Plain(counters) in map.get(&service_id, 0)?.iter() {
+            sum.connections += counters.connections;
+            sum.packets += counters.packets;
+            sum.bytes += counters.bytes;
+            sum.drops += counters.drops;
+        }
+        Ok(sum)
+    }
+
+    /// The half-flows in `CONNTRACK` or `CONNTRACK_NEW`.
+    pub fn flows(&self, map: &str) -> Result<Vec<(FlowKey, Flow)>> {
+        let map: HashMap<&MapData, Plain<FlowKey>, Plain<Flow>> = self.map(map)?.try_into()?;
+        Ok(map.iter().map(|entry| entry.map(|(key, flow)| (key.0, flow.0))).collect::<Result<_, _>>()?)
+    }
+
+    /// A loaded socket hook, for attaching.
+    pub fn socket_hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+        Ok(self.ebpf.program_mut(name).context("no such program")?.try_into()?)
+    }
+
+    fn map(&self, name: &str) -> Result<&aya::maps::Map> {
+        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
+    }
+}
+
+fn parse_ip(text: &str) -> Address {
+    mapped(text.parse().unwrap_or_else(|_| panic!("{text} is no IP address")))
+}
+
+fn mapped(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => Address::from_v4(v4.octets()),
+        IpAddr::V6(v6) => Address(v6.octets()),
+    }
+}
