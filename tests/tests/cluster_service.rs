@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use causeway_tests::cluster::{REPLICAS, TestCluster, Web, unix_ms};
-use xtask::cluster::Store;
+use serde_json::Value;
 use xtask::cluster::example::Pod;
 use xtask::cluster::traffic::Tally;
+use xtask::cluster::{Cluster, Store};
 
 /// Requests per client.
 const REQUESTS: u64 = 300;
@@ -105,9 +106,9 @@ fn a_pod_turned_unready_gets_no_new_connection() {
     let told_at = unix_ms();
     // The map is read in the other order than written: once it says unready, the bit has flipped.
     let seen_at = |cluster: &mut TestCluster, node: &str| {
-        let address = chosen.ip.to_string();
+        let address = format!("{}/TCP", chosen.address());
         cluster.eventually("the backend to turn unready", Duration::from_secs(5), |cluster| {
-            let backends = backends(cluster, node);
+            let backends = backends(cluster, node)?;
             let ready = backends.iter().any(|backend| is_ready_backend(backend, &address));
             if ready {
                 Err(format!("{backends:?}"))
@@ -183,19 +184,13 @@ fn a_service_without_ready_backends_refuses_at_once() {
 }
 
 /// The backends in a node's live map.
-fn backends(cluster: &xtask::cluster::Cluster, node: &str) -> Vec<serde_json::Value> {
-    let bpffs = cluster.spec().bpffs(node).display().to_string();
-    let list = cluster.causeway_json(&["bpf", "backends", "--bpffs", &bpffs]).unwrap();
-    list["items"]
-        .as_array()
-        .or(list.as_array())
-        .cloned()
-        .unwrap_or_default()
+fn backends(cluster: &Cluster, node: &str) -> Result<Vec<Value>, String> {
+    let args = ["bpf", "backends", "--cluster", &cluster.spec().name, "--node", node];
+    let list = cluster.causeway_json(&args).map_err(|error| format!("{error:#}"))?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
-fn is_ready_backend(backend: &serde_json::Value, address: &str) -> bool {
-    backend["address"]
-        .as_str()
-        .is_some_and(|text| text.starts_with(address))
-        && backend["ready"] == true
+fn is_ready_backend(backend: &Value, address: &str) -> bool {
+    let mut states = backend["state"].as_array().into_iter().flatten();
+    backend["address"].as_str() == Some(address) && states.any(|state| state == "READY")
 }

@@ -87,24 +87,39 @@ pub fn build(profile: Profile) -> Result<Binaries> {
             // comes ready for both ways of linking.
             .args(["--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"]),
     )?;
-    let directory = target_dir().join(profile.directory());
-    let images = target_dir().join("images");
-    root::create_dir(&images)?;
-    let demo = images.join("causeway-demo");
+    let binaries = binaries(profile);
+    let demo = &binaries.demo;
+    root::create_dir(demo.parent().unwrap_or(demo))?;
     // Other builds put a dynamically linked file to the same place.
-    copy_if_changed(&directory.join("causeway-demo"), &demo)?;
-    if needs_interpreter(&fs::read(&demo).with_context(|| format!("cannot read {}", demo.display()))?) {
+    copy_if_changed(&binaries.directory().join("causeway-demo"), demo)?;
+    if needs_interpreter(&fs::read(demo).with_context(|| format!("cannot read {}", demo.display()))?) {
         bail!(
             "{} is not statically linked; is libc6-dev (libc.a) installed?",
             demo.display()
         );
     }
-    Ok(Binaries {
+    Ok(binaries)
+}
+
+/// What was built before; an error that names what was not.
+pub fn built(profile: Profile) -> Result<Binaries> {
+    let binaries = binaries(profile);
+    for program in [&binaries.control, &binaries.agent, &binaries.cli, &binaries.demo] {
+        if !program.is_file() {
+            bail!("{} was not built yet: cargo xtask build", program.display());
+        }
+    }
+    Ok(binaries)
+}
+
+fn binaries(profile: Profile) -> Binaries {
+    let directory = target_dir().join(profile.directory());
+    Binaries {
         control: directory.join("causeway-control"),
         agent: directory.join("causeway-agent"),
         cli: directory.join("causeway"),
-        demo,
-    })
+        demo: target_dir().join("images/causeway-demo"),
+    }
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

@@ -64,6 +64,9 @@ struct UpArgs {
     /// Build with optimisations.
     #[arg(long)]
     release: bool,
+    /// Leave set-up and build out: run what was built before.
+    #[arg(long)]
+    no_build: bool,
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 up::Options {
                     detach: args.detach,
                     release: args.release,
+                    build: !args.no_build,
                 },
             )
         }

@@ -26,8 +26,10 @@ const REPLICAS: usize = 3;
 pub struct Options {
     /// Leave it running and return.
     pub detach: bool,
-    /// Build with optimisations.
+    /// Use optimised binaries.
     pub release: bool,
+    /// Build them first; otherwise take what was built before.
+    pub build: bool,
 }
 
 /// Brings the cluster up; in the foreground also waits for Ctrl-C and removes it.
@@ -88,15 +90,22 @@ fn make_free(progress: &Progress, cluster: &str) -> Result<()> {
 /// Tools, binaries, image: what is not counted into the start-up time.
 fn prepare(progress: &Progress, options: Options) -> Result<(Binaries, Image)> {
     let begun = Instant::now();
+    let profile = Profile::of(options.release);
+    if !options.build {
+        let binaries = compile::built(profile)?;
+        let image = image::build(&binaries.demo)?;
+        progress.note("Set-up and build were left out: this runs what was built before.");
+        return Ok((binaries, image));
+    }
     setup::run(progress)?;
     progress.begin("building");
     progress.hand_over();
-    let binaries = compile::build(Profile::of(options.release))?;
+    let binaries = compile::build(profile)?;
     let image = image::build(&binaries.demo)?;
+    let took = begun.elapsed().as_secs_f64();
     progress.done(&format!(
-        "built: binaries and image {} (set-up and build took {:.1?})",
-        image::REFERENCE,
-        begun.elapsed()
+        "built: binaries and image {} (set-up and build took {took:.1} s)",
+        image::REFERENCE
     ));
     Ok((binaries, image))
 }
@@ -168,8 +177,8 @@ fn how_to_go_on(spec: &Spec, binaries: &Binaries, detached: bool) {
     say("  causeway get svc,endpoints,nodes");
     say("  causeway scale rc web --replicas 5");
     say(&format!(
-        "  causeway bpf services --bpffs {}",
-        spec.bpffs(&node).display()
+        "  causeway bpf services --cluster {} --node {node}",
+        spec.name
     ));
     say(&format!("Logs: {}", spec.logs_dir().display()));
     if detached {
