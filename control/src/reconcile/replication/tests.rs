@@ -203,13 +203,34 @@ fn the_least_missed_pod_goes_first() {
             "pending",
             "not-ready",
             "crowded-1",
-            "crowded-2",
             "restarted",
             "just-ready",
             "young",
-            "old"
+            "old",
+            "crowded-2"
         ]
     );
+}
+
+#[test]
+fn what_is_left_is_spread_evenly() {
+    let pods: Vec<_> = (0..7)
+        .map(|n| {
+            let mut pod = ready(owned(&format!("p{n}")), n);
+            pod.spec.as_mut().expect("spec").node_name = format!("n{}", n % 3);
+            pod
+        })
+        .collect();
+    for (replicas, expected) in [(6, [2, 2, 2]), (4, [2, 1, 1]), (3, [1, 1, 1])] {
+        let gone = planned(&controller(replicas), &pods).delete;
+        let mut counts = [3, 2, 2];
+        for pod in gone {
+            let node = pod.spec.expect("spec").node_name;
+            counts[node[1..].parse::<usize>().expect("number")] -= 1;
+        }
+        counts.sort_by(|a, b| b.cmp(a));
+        assert_eq!(counts, expected);
+    }
 }
 
 #[test]

@@ -1,0 +1,7 @@
+//! All reconcilers and the scheduler over a real registry and a real store, with agents that only pretend to run pods.
+
+mod cluster;
+mod controllers;
+mod leadership;
+mod nodes;
+mod scheduling;
