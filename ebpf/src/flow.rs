@@ -125,7 +125,11 @@ pub const fn to_client(flow: &Flow) -> Translation {
 /// The source address a pod is to see when it reaches itself through a VIP: from its own, it would answer itself directly.
 #[inline(always)]
 pub fn hairpin_source(client: &Address) -> Address {
-    if client.to_v4().is_some() { Address::from_v4(HAIRPIN_V4) } else { Address(HAIRPIN_V6) }
+    if client.to_v4().is_some() {
+        Address::from_v4(HAIRPIN_V4)
+    } else {
+        Address(HAIRPIN_V6)
+    }
 }
 
 /// Alternatives tried when a flow's own client port is taken.
@@ -240,11 +244,23 @@ mod tests {
         let forward = forward_key_of(&flow, protocol::TCP);
         let reply = reply_key_of(&flow, protocol::TCP);
         let out = to_backend(&flow);
-        assert_eq!((out.source, out.source_port_be), (reply.destination, reply.destination_port_be));
-        assert_eq!((out.destination, out.destination_port_be), (reply.source, reply.source_port_be));
+        assert_eq!(
+            (out.source, out.source_port_be),
+            (reply.destination, reply.destination_port_be)
+        );
+        assert_eq!(
+            (out.destination, out.destination_port_be),
+            (reply.source, reply.source_port_be)
+        );
         let back = to_client(&flow);
-        assert_eq!((back.source, back.source_port_be), (forward.destination, forward.destination_port_be));
-        assert_eq!((back.destination, back.destination_port_be), (forward.source, forward.source_port_be));
+        assert_eq!(
+            (back.source, back.source_port_be),
+            (forward.destination, forward.destination_port_be)
+        );
+        assert_eq!(
+            (back.destination, back.destination_port_be),
+            (forward.source, forward.source_port_be)
+        );
     }
 
     #[test]
@@ -258,9 +274,15 @@ mod tests {
     fn states_follow_the_packets() {
         let next = |state, flags, answered| next_state(state, protocol::TCP, flags, answered);
         assert_eq!(next(TCP_SYN_SENT, tcp_flags::SYN, false), TCP_SYN_SENT);
-        assert_eq!(next(TCP_SYN_SENT, tcp_flags::SYN | tcp_flags::ACK, true), TCP_ESTABLISHED);
+        assert_eq!(
+            next(TCP_SYN_SENT, tcp_flags::SYN | tcp_flags::ACK, true),
+            TCP_ESTABLISHED
+        );
         assert_eq!(next(TCP_ESTABLISHED, tcp_flags::ACK, true), TCP_ESTABLISHED);
-        assert_eq!(next(TCP_ESTABLISHED, tcp_flags::FIN | tcp_flags::ACK, true), TCP_CLOSING);
+        assert_eq!(
+            next(TCP_ESTABLISHED, tcp_flags::FIN | tcp_flags::ACK, true),
+            TCP_CLOSING
+        );
         assert_eq!(next(TCP_SYN_SENT, tcp_flags::RST, false), TCP_CLOSING);
         assert_eq!(next(TCP_CLOSING, tcp_flags::ACK, true), TCP_CLOSING);
         // The byte where TCP has its flags means nothing in a UDP packet.
@@ -297,7 +319,10 @@ mod tests {
             counts[((u64::from(hash(&key)) * SLOTS as u64) >> 32) as usize] += 1;
         }
         let mean = f64::from(FLOWS) / SLOTS as f64;
-        let chi_squared: f64 = counts.iter().map(|count| (f64::from(*count) - mean).powi(2) / mean).sum();
+        let chi_squared: f64 = counts
+            .iter()
+            .map(|count| (f64::from(*count) - mean).powi(2) / mean)
+            .sum();
         // 15 degrees of freedom: 37.7 is exceeded by chance once in a thousand.
         assert!(chi_squared < 37.7, "chi² {chi_squared}, counts {counts:?}");
     }

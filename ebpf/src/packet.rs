@@ -26,7 +26,9 @@ impl Packet for [u8] {
     }
 
     fn read<T: FromBytes>(&self, offset: u32) -> Option<T> {
-        T::read_from_prefix(self.get(offset as usize..)?).ok().map(|(header, _)| header)
+        T::read_from_prefix(self.get(offset as usize..)?)
+            .ok()
+            .map(|(header, _)| header)
     }
 
     fn read_at<const OFFSET: usize, T: FromBytes>(&self) -> Option<T> {

@@ -61,7 +61,9 @@ pub fn reset_v4<P: Answer>(packet: &P, headers: &Headers) -> bool {
     if !packet.fill(L3, &mut ip) || !packet.fill(headers.l4, &mut tcp) {
         return false;
     }
-    let Some(addresses) = chunk::<20, 8>(&ip, 12) else { return false };
+    let Some(addresses) = chunk::<20, 8>(&ip, 12) else {
+        return false;
+    };
     reset(packet, &mut tcp, headers, packet.sum(addresses))
         && turn(packet, L3 + 40)
         && answer_v4(packet, &ip, 20, protocol::TCP)
@@ -75,7 +77,9 @@ pub fn reset_v6<P: Answer>(packet: &P, headers: &Headers) -> bool {
     if !packet.fill(L3, &mut ip) || !packet.fill(headers.l4, &mut tcp) {
         return false;
     }
-    let Some(addresses) = chunk::<40, 32>(&ip, 8) else { return false };
+    let Some(addresses) = chunk::<40, 32>(&ip, 8) else {
+        return false;
+    };
     reset(packet, &mut tcp, headers, packet.sum(addresses))
         && turn(packet, L3 + 60)
         && answer_v6(packet, &ip, 20, protocol::TCP)
@@ -106,7 +110,9 @@ pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
         return false;
     }
     // The addresses count twice: in the pseudo header, where their order does not matter, and in the quoted packet.
-    let Some(addresses) = chunk::<QUOTED_V6, 32>(&quoted, 8) else { return false };
+    let Some(addresses) = chunk::<QUOTED_V6, 32>(&quoted, 8) else {
+        return false;
+    };
     let sum = csum::add(csum::add(0, &[0, protocol::ICMPV6, 0, LENGTH as u8]), &[1, 4]);
     let sum = csum::finish(sum + u32::from(packet.sum(addresses)) + u32::from(packet.sum(&quoted))).to_ne_bytes();
     turn(packet, L3 + 48 + QUOTED_V6 as u32)
@@ -118,7 +124,9 @@ pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
 /// Gives the packet its new length, and the frame its way back.
 #[inline(always)]
 fn turn<P: Answer>(packet: &P, length: u32) -> bool {
-    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = packet.read_at::<0, [u8; 12]>() else { return false };
+    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = packet.read_at::<0, [u8; 12]>() else {
+        return false;
+    };
     packet.resize(length) && packet.put(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
 }
 
@@ -132,9 +140,16 @@ fn reset<P: Answer>(packet: &P, tcp: &mut [u8; 20], headers: &Headers, addresses
     }
     let ports = [tcp[2], tcp[3], tcp[0], tcp[1]];
     let (sequence, acknowledgement, reset_flags) = if flags & tcp_flags::ACK != 0 {
-        (u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]), 0, tcp_flags::RST)
+        (
+            u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]),
+            0,
+            tcp_flags::RST,
+        )
     } else {
-        let payload = headers.end.wrapping_sub(headers.l4).wrapping_sub(u32::from(tcp[12] >> 4) * 4);
+        let payload = headers
+            .end
+            .wrapping_sub(headers.l4)
+            .wrapping_sub(u32::from(tcp[12] >> 4) * 4);
         let length = payload
             .wrapping_add(u32::from(flags & tcp_flags::SYN != 0))
             .wrapping_add(u32::from(flags & tcp_flags::FIN != 0));
@@ -144,8 +159,26 @@ fn reset<P: Answer>(packet: &P, tcp: &mut [u8; 20], headers: &Headers, addresses
     let s = sequence.to_be_bytes();
     let a = acknowledgement.to_be_bytes();
     *tcp = [
-        ports[0], ports[1], ports[2], ports[3], s[0], s[1], s[2], s[3], a[0], a[1], a[2], a[3], 5 << 4, reset_flags, 0, 0,
-        0, 0, 0, 0,
+        ports[0],
+        ports[1],
+        ports[2],
+        ports[3],
+        s[0],
+        s[1],
+        s[2],
+        s[3],
+        a[0],
+        a[1],
+        a[2],
+        a[3],
+        5 << 4,
+        reset_flags,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
     ];
     let pseudo = csum::add(addresses.into(), &[0, protocol::TCP, 0, 20]);
     let checksum = csum::finish(pseudo + u32::from(packet.sum(tcp))).to_ne_bytes();

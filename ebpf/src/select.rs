@@ -47,7 +47,12 @@ pub const fn slot(service: &Service, hash: u32) -> u32 {
 pub const fn slot_after(service: &Service, hash: u32, step: u32) -> u32 {
     let place = offset(service, hash) + step;
     // `step` is smaller than the count wherever it matters, so one subtraction is a modulo.
-    service.slot_base + if place >= service.slot_count { place - service.slot_count } else { place }
+    service.slot_base
+        + if place >= service.slot_count {
+            place - service.slot_count
+        } else {
+            place
+        }
 }
 
 #[inline(always)]
@@ -84,13 +89,19 @@ impl Search {
     /// A search that starts behind the slot of a hash.
     #[inline(always)]
     pub const fn new(service: Service, hash: u32) -> Self {
-        Self { service, hash, found: None }
+        Self {
+            service,
+            hash,
+            found: None,
+        }
     }
 
     /// Looks at one slot; true when the search is over.
     #[inline(always)]
     pub fn step(&mut self, step: u32, at: impl Fn(u32) -> Option<(u32, u32)>) -> bool {
-        let Some((backend, flags)) = at(slot_after(&self.service, self.hash, step)) else { return false };
+        let Some((backend, flags)) = at(slot_after(&self.service, self.hash, step)) else {
+            return false;
+        };
         match eligibility(flags) {
             Eligibility::Ready => {
                 self.found = Some(backend);
@@ -116,7 +127,13 @@ mod tests {
     use super::*;
 
     fn service(count: u32) -> Service {
-        Service { slot_base: 100, slot_count: count, service_id: 1, flags: 0, affinity_seconds: 0 }
+        Service {
+            slot_base: 100,
+            slot_count: count,
+            service_id: 1,
+            flags: 0,
+            affinity_seconds: 0,
+        }
     }
 
     fn choose(service: &Service, hash: u32, flags: &[u32]) -> Option<u32> {

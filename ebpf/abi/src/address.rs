@@ -4,7 +4,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An IPv6 address, or an IPv4 address in its v4-mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2); network byte order.
 #[derive(Clone, Copy, Eq, Hash, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[expect(clippy::derived_hash_with_manual_eq, reason = "the same equality, by words instead of bytes")]
+#[expect(
+    clippy::derived_hash_with_manual_eq,
+    reason = "the same equality, by words instead of bytes"
+)]
 #[repr(C, align(4))]
 pub struct Address(pub [u8; 16]);
 

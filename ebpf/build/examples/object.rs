@@ -7,6 +7,13 @@ use causeway_ebpf_build::{Toolchain, build};
 fn main() -> anyhow::Result<()> {
     let toolchain = Toolchain::find()?;
     eprintln!("{toolchain}");
-    println!("{}", build(&toolchain, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)?.display());
+    println!(
+        "{}",
+        build(
+            &toolchain,
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?
+        )?
+        .display()
+    );
     Ok(())
 }

@@ -22,7 +22,10 @@ const OBJECT_BINARY: &str = "causeway-bpf";
 /// When cargo fails; the message holds what it printed.
 pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
     let target_directory = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace_root.join("target"), |directory| workspace_root.join(directory))
+        .map_or_else(
+            || workspace_root.join("target"),
+            |directory| workspace_root.join(directory),
+        )
         .join("bpf");
     // LLVM's BPF back end takes the helper signatures of the architecture the object will run on.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
@@ -39,16 +42,29 @@ pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
     scrub(&mut command);
     command
         .current_dir(workspace_root)
-        .args(["build", "--release", "--quiet", "--color=never", "-Zbuild-std=core", "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--color=never",
+            "-Zbuild-std=core",
+            "--target",
+            TARGET,
+        ])
         .args(["--package", OBJECT_PACKAGE, "--bin", OBJECT_BINARY])
         .arg("--target-dir")
         .arg(&target_directory)
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_CFG_BPF_TARGET_ARCH", &arch)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-    let output = command.output().with_context(|| format!("cannot run {}", toolchain.cargo.display()))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {}", toolchain.cargo.display()))?;
     if !output.status.success() {
-        bail!("building the BPF object with {toolchain} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "building the BPF object with {toolchain} failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let object = target_directory.join(TARGET).join("release").join(OBJECT_BINARY);
     ensure!(object.is_file(), "cargo built no {}", object.display());

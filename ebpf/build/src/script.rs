@@ -20,7 +20,9 @@ const SOURCES: [&str; 4] = ["ebpf/Cargo.toml", "ebpf/src", "ebpf/abi/Cargo.toml"
 /// it in `CAUSEWAY_BPF_OBJECT`. Ends the process when the object cannot be built.
 pub fn build_script() {
     let root = env::var_os("CARGO_MANIFEST_DIR").map(|directory| Path::new(&directory).join(".."));
-    let object = root.context("CARGO_MANIFEST_DIR is not set").and_then(|root| object(&root));
+    let object = root
+        .context("CARGO_MANIFEST_DIR is not set")
+        .and_then(|root| object(&root));
     match object {
         Ok(path) => println!("cargo:rustc-env={OBJECT_VARIABLE}={}", path.display()),
         Err(error) => {
@@ -41,8 +43,12 @@ fn object(root: &Path) -> Result<PathBuf> {
     }
     if let Some(object) = env::var_os(OBJECT_VARIABLE).map(PathBuf::from) {
         println!("cargo:rerun-if-changed={}", object.display());
-        return object.canonicalize().with_context(|| format!("{OBJECT_VARIABLE}={}", object.display()));
+        return object
+            .canonicalize()
+            .with_context(|| format!("{OBJECT_VARIABLE}={}", object.display()));
     }
-    let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
+    let root = root
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", root.display()))?;
     build(&Toolchain::find()?, &root)
 }

@@ -31,7 +31,13 @@ pub struct Toolchain {
 
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}), linker {}", self.version, self.rustc.display(), self.linker.display())
+        write!(
+            f,
+            "{} ({}), linker {}",
+            self.version,
+            self.rustc.display(),
+            self.linker.display()
+        )
     }
 }
 
@@ -46,7 +52,12 @@ impl Toolchain {
         let linker = find_linker();
         let compiler = find_compiler();
         match (compiler, linker) {
-            (Ok((rustc, cargo, version)), Some(linker)) => Ok(Self { rustc, cargo, linker, version }),
+            (Ok((rustc, cargo, version)), Some(linker)) => Ok(Self {
+                rustc,
+                cargo,
+                linker,
+                version,
+            }),
             (compiler, linker) => {
                 let mut missing = Vec::new();
                 if let Err(error) = compiler {
@@ -55,7 +66,10 @@ impl Toolchain {
                 if linker.is_none() {
                     missing.push("bpf-linker: neither in PATH nor in cargo's bin directory".to_owned());
                 }
-                bail!("the BPF toolchain is incomplete; `cargo xtask setup` installs it\n{}", missing.join("\n"))
+                bail!(
+                    "the BPF toolchain is incomplete; `cargo xtask setup` installs it\n{}",
+                    missing.join("\n")
+                )
             }
         }
     }
@@ -67,9 +81,16 @@ pub fn find_linker() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
         .map(|home| home.join("bin"));
-    path_directories().into_iter().chain(cargo_bin).map(|directory| directory.join("bpf-linker")).find(|path| {
-        Command::new(path).arg("--version").output().is_ok_and(|output| output.status.success())
-    })
+    path_directories()
+        .into_iter()
+        .chain(cargo_bin)
+        .map(|directory| directory.join("bpf-linker"))
+        .find(|path| {
+            Command::new(path)
+                .arg("--version")
+                .output()
+                .is_ok_and(|output| output.status.success())
+        })
 }
 
 /// Finds a rustc that can build `core` for BPF, and its cargo; also returns its version.
@@ -85,7 +106,10 @@ pub fn find_compiler() -> Result<(PathBuf, PathBuf, String)> {
     }
     let mut seen = BTreeSet::new();
     let mut reasons = Vec::new();
-    for rustc in rustup_compilers().into_iter().chain(path_directories().into_iter().map(|d| d.join("rustc"))) {
+    for rustc in rustup_compilers()
+        .into_iter()
+        .chain(path_directories().into_iter().map(|d| d.join("rustc")))
+    {
         if !rustc.is_file() || !seen.insert(rustc.canonicalize().unwrap_or_else(|_| rustc.clone())) {
             continue;
         }
@@ -115,13 +139,18 @@ fn examine(rustc: &Path, cargo: &Path) -> Result<String> {
     output(rustc, &["--print", "cfg", "--target", TARGET]).context("no BPF target")?;
     let sysroot = PathBuf::from(output(rustc, &["--print", "sysroot"])?);
     let core = sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml");
-    ensure!(core.is_file(), "the source of `core` is not installed (rustup component `rust-src`)");
+    ensure!(
+        core.is_file(),
+        "the source of `core` is not installed (rustup component `rust-src`)"
+    );
     Ok(version)
 }
 
 /// The compilers of rustup's toolchains, nightlies first.
 fn rustup_compilers() -> Vec<PathBuf> {
-    let Ok(list) = output(Path::new("rustup"), &["toolchain", "list"]) else { return Vec::new() };
+    let Ok(list) = output(Path::new("rustup"), &["toolchain", "list"]) else {
+        return Vec::new();
+    };
     let mut names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
     names.sort_by_key(|name| !name.starts_with("nightly"));
     names
@@ -132,14 +161,19 @@ fn rustup_compilers() -> Vec<PathBuf> {
 }
 
 fn path_directories() -> Vec<PathBuf> {
-    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+    env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect())
+        .unwrap_or_default()
 }
 
 /// Runs a program of a toolchain in a clean environment; returns what it prints, trimmed.
 fn output(program: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     scrub(&mut command);
-    let output = command.args(arguments).output().with_context(|| format!("cannot run {}", program.display()))?;
+    let output = command
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(
         output.status.success(),
         "{} {} failed: {}",
@@ -153,15 +187,29 @@ fn output(program: &Path, arguments: &[&str]) -> Result<String> {
 /// Takes away what an outer cargo tells its build scripts, which would bend an inner cargo or rustc to the outer
 /// toolchain, profile or target, and allows unstable options.
 pub fn scrub(command: &mut Command) {
-    const KEEP: [&str; 5] =
-        ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_MAKEFLAGS", "CARGO_HTTP_CAINFO", "CARGO_HTTP_PROXY"];
+    const KEEP: [&str; 5] = [
+        "CARGO_HOME",
+        "CARGO_NET_OFFLINE",
+        "CARGO_MAKEFLAGS",
+        "CARGO_HTTP_CAINFO",
+        "CARGO_HTTP_PROXY",
+    ];
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
         let cargo = (text.starts_with("CARGO") && !text.starts_with("CARGO_REGISTRIES_") && !KEEP.contains(&text))
             || text.starts_with("DEP_");
         let rust = text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS") || text == "RUSTUP_TOOLCHAIN";
-        let script = ["TARGET", "HOST", "PROFILE", "OPT_LEVEL", "DEBUG", "OUT_DIR", "NUM_JOBS", "LD_LIBRARY_PATH"]
-            .contains(&text);
+        let script = [
+            "TARGET",
+            "HOST",
+            "PROFILE",
+            "OPT_LEVEL",
+            "DEBUG",
+            "OUT_DIR",
+            "NUM_JOBS",
+            "LD_LIBRARY_PATH",
+        ]
+        .contains(&text);
         if cargo || rust || script {
             command.env_remove(&name);
         }

@@ -12,7 +12,9 @@ const TYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// Reads a frame.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P) -> Parsed {
-    let Some(ethertype) = packet.read_at::<12, u16>() else { return Parsed::Malformed };
+    let Some(ethertype) = packet.read_at::<12, u16>() else {
+        return Parsed::Malformed;
+    };
     let headers = match ethertype {
         TYPE_IPV4 => ipv4::parse(packet),
         TYPE_IPV6 => ipv6::parse(packet),

@@ -41,7 +41,12 @@ pub fn parse_embedded<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Opti
             if matches!(header.fragment(), Fragment::Later) {
                 return None;
             }
-            (header.source(), header.destination(), header.protocol, l3 + header.length()?)
+            (
+                header.source(),
+                header.destination(),
+                header.protocol,
+                l3 + header.length()?,
+            )
         }
         Version::V6 => {
             let header = packet.read::<Ipv6Header>(l3)?;

@@ -42,7 +42,11 @@ impl Ipv4Header {
     #[inline(always)]
     pub const fn length(&self) -> Option<u32> {
         let length = (self.version_and_length & 0x0f) as u32 * 4;
-        if self.version_and_length >> 4 == 4 && length >= IPV4_LENGTH { Some(length) } else { None }
+        if self.version_and_length >> 4 == 4 && length >= IPV4_LENGTH {
+            Some(length)
+        } else {
+            None
+        }
     }
 
     /// Which part of a datagram the packet is.
@@ -99,7 +103,11 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
 #[inline(always)]
 fn end(packet_length: u32, total_length: u16) -> Option<u32> {
     if total_length == 0 {
-        return if packet_length > u32::from(u16::MAX) { Some(packet_length) } else { None };
+        return if packet_length > u32::from(u16::MAX) {
+            Some(packet_length)
+        } else {
+            None
+        };
     }
     let end = L3 + u32::from(total_length);
     if end <= packet_length { Some(end) } else { None }

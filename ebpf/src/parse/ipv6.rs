@@ -67,7 +67,11 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
         l4: L3 + IPV6_LENGTH,
         end: end(packet.length(), u16::from_be(header.payload_length_be))?,
     };
-    let headers = if is_extension(headers.protocol) { walk(packet, headers)? } else { headers };
+    let headers = if is_extension(headers.protocol) {
+        walk(packet, headers)?
+    } else {
+        headers
+    };
     with_transport(packet, headers)
 }
 
@@ -112,10 +116,17 @@ fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers>
             return Some(headers);
         }
     }
-    if is_extension(headers.protocol) { None } else { Some(headers) }
+    if is_extension(headers.protocol) {
+        None
+    } else {
+        Some(headers)
+    }
 }
 
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
-    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
 }

@@ -27,7 +27,28 @@ fn ipv6(next_header: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-const TCP: [u8; 20] = [0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, tcp_flags::SYN, 1, 1, 0, 0, 0, 0];
+const TCP: [u8; 20] = [
+    0x9c,
+    0x40,
+    0,
+    80,
+    0,
+    0,
+    0,
+    1,
+    0,
+    0,
+    0,
+    0,
+    0x50,
+    tcp_flags::SYN,
+    1,
+    1,
+    0,
+    0,
+    0,
+    0,
+];
 const UDP: [u8; 8] = [0x9c, 0x40, 0, 53, 0, 8, 0, 0];
 
 fn headers(frame: &[u8]) -> Headers {
@@ -40,8 +61,14 @@ fn headers(frame: &[u8]) -> Headers {
 #[test]
 fn reads_ports_and_flags() {
     let tcp = headers(&ipv4(6, &[], 0, &TCP));
-    assert_eq!((tcp.source.to_v4(), tcp.destination.to_v4()), (Some([10, 244, 1, 5]), Some([10, 96, 0, 1])));
-    assert_eq!((tcp.source_port_be, tcp.destination_port_be), (40_000_u16.to_be(), 80_u16.to_be()));
+    assert_eq!(
+        (tcp.source.to_v4(), tcp.destination.to_v4()),
+        (Some([10, 244, 1, 5]), Some([10, 96, 0, 1]))
+    );
+    assert_eq!(
+        (tcp.source_port_be, tcp.destination_port_be),
+        (40_000_u16.to_be(), 80_u16.to_be())
+    );
     assert!(tcp.opens_connection());
     let udp = headers(&ipv6(17, &UDP));
     assert_eq!((udp.version, udp.destination_port_be), (Version::V6, 53_u16.to_be()));
@@ -72,9 +99,19 @@ fn a_tcp_header_split_over_fragments_is_malformed() {
 
 #[test]
 fn every_truncation_is_malformed() {
-    for frame in [ipv4(6, &[], 0, &TCP), ipv4(17, &[1; 8], 0, &UDP), ipv6(6, &TCP), ipv4(1, &[], 0, &[8, 0, 0, 0, 0, 1, 0, 1])] {
+    for frame in [
+        ipv4(6, &[], 0, &TCP),
+        ipv4(17, &[1; 8], 0, &UDP),
+        ipv6(6, &TCP),
+        ipv4(1, &[], 0, &[8, 0, 0, 0, 0, 1, 0, 1]),
+    ] {
         for length in 0..frame.len() {
-            assert_eq!(parse(&frame[..length]), Parsed::Malformed, "{length} of {} bytes", frame.len());
+            assert_eq!(
+                parse(&frame[..length]),
+                Parsed::Malformed,
+                "{length} of {} bytes",
+                frame.len()
+            );
         }
     }
 }
@@ -93,7 +130,14 @@ fn lengths_that_contradict_are_malformed() {
     udp_beyond[34 + 5] = 200;
     let mut udp_short = ipv4(17, &[], 0, &UDP);
     udp_short[34 + 5] = 7;
-    for frame in [short_header, wrong_version, offset_beyond, offset_short, udp_beyond, udp_short] {
+    for frame in [
+        short_header,
+        wrong_version,
+        offset_beyond,
+        offset_short,
+        udp_beyond,
+        udp_short,
+    ] {
         assert_eq!(parse(&frame[..]), Parsed::Malformed);
     }
 }
@@ -126,7 +170,11 @@ fn extension_headers_are_walked_and_bounded() {
         ipv6(if count == 0 { 6 } else { 60 }, &payload)
     };
     for count in 0..=ipv6::EXTENSIONS_MAX as usize {
-        assert_eq!(headers(&chain(count)).destination_port_be, 80_u16.to_be(), "{count} headers");
+        assert_eq!(
+            headers(&chain(count)).destination_port_be,
+            80_u16.to_be(),
+            "{count} headers"
+        );
     }
     assert_eq!(parse(&chain(ipv6::EXTENSIONS_MAX as usize + 1)[..]), Parsed::Malformed);
 }
@@ -146,9 +194,15 @@ fn ipv6_fragments_are_told_apart() {
         ipv6(44, &all)
     };
     let first = headers(&fragment(1, &UDP));
-    assert_eq!((first.fragment, first.destination_port_be), (Fragment::First, 53_u16.to_be()));
+    assert_eq!(
+        (first.fragment, first.destination_port_be),
+        (Fragment::First, 53_u16.to_be())
+    );
     let later = headers(&fragment(8 << 3, &UDP));
-    assert_eq!((later.fragment, later.protocol, later.has_ports()), (Fragment::Later, 17, false));
+    assert_eq!(
+        (later.fragment, later.protocol, later.has_ports()),
+        (Fragment::Later, 17, false)
+    );
     // RFC 6946: an "atomic" fragment is a whole datagram.
     assert_eq!(headers(&fragment(0, &UDP)).fragment, Fragment::Whole);
 }

@@ -82,7 +82,10 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Hea
                 return None;
             }
             headers.flags = header.kind;
-            if matches!((headers.protocol, header.kind), (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)) {
+            if matches!(
+                (headers.protocol, header.kind),
+                (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)
+            ) {
                 headers.source_port_be = header.identifier_be;
             }
         }
@@ -93,5 +96,9 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Hea
 
 #[inline(always)]
 fn read<P: Packet + ?Sized, T: FromBytes>(packet: &P, l4: u32) -> Option<T> {
-    if l4 == PLAIN as u32 { packet.read_at::<PLAIN, T>() } else { packet.read::<T>(l4) }
+    if l4 == PLAIN as u32 {
+        packet.read_at::<PLAIN, T>()
+    } else {
+        packet.read::<T>(l4)
+    }
 }

@@ -47,7 +47,20 @@ const ETHERNET_V6: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
 
 fn ipv4(protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut frame = ETHERNET_V4.to_vec();
-    frame.extend([0x45, 0, 0, 20 + transport.len() as u8, 7, 7, 0x40, 0, 64, protocol, 0, 0]);
+    frame.extend([
+        0x45,
+        0,
+        0,
+        20 + transport.len() as u8,
+        7,
+        7,
+        0x40,
+        0,
+        64,
+        protocol,
+        0,
+        0,
+    ]);
     frame.extend([10, 244, 1, 5, 10, 96, 0, 1]);
     frame.extend(transport);
     frame
@@ -63,7 +76,10 @@ fn ipv6(next_header: u8, transport: &[u8]) -> Vec<u8> {
 }
 
 fn segment(flags: u8, payload: usize) -> Vec<u8> {
-    let mut segment = [0x9c, 0x40, 0, 80, 0, 0, 0, 100, 0, 0, 0, 200, 0x50, flags, 1, 1, 0, 0, 0, 0].to_vec();
+    let mut segment = [
+        0x9c, 0x40, 0, 80, 0, 0, 0, 100, 0, 0, 0, 200, 0x50, flags, 1, 1, 0, 0, 0, 0,
+    ]
+    .to_vec();
     segment.resize(20 + payload, 7);
     segment
 }
@@ -100,7 +116,10 @@ fn answer(frame: Vec<u8>) -> Option<(Vec<u8>, Headers)> {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]]))).sum()
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
+        .sum()
 }
 
 /// Sum of the transport part with its pseudo header; all ones when the checksum is right.
@@ -116,11 +135,20 @@ fn transport_sum(frame: &[u8], headers: &Headers) -> u16 {
 
 #[test]
 fn an_opening_is_answered_with_its_acknowledgement() {
-    for frame in [ipv4(6, &segment(tcp_flags::SYN, 0)), ipv6(6, &segment(tcp_flags::SYN, 0))] {
+    for frame in [
+        ipv4(6, &segment(tcp_flags::SYN, 0)),
+        ipv6(6, &segment(tcp_flags::SYN, 0)),
+    ] {
         let (frame, headers) = answer(frame).unwrap();
-        assert_eq!((headers.source_port_be, headers.destination_port_be), (80_u16.to_be(), 40_000_u16.to_be()));
+        assert_eq!(
+            (headers.source_port_be, headers.destination_port_be),
+            (80_u16.to_be(), 40_000_u16.to_be())
+        );
         assert_eq!(headers.flags, tcp_flags::RST | tcp_flags::ACK);
-        assert_eq!(frame[headers.l4 as usize + 4..headers.l4 as usize + 12], [0, 0, 0, 0, 0, 0, 0, 101]);
+        assert_eq!(
+            frame[headers.l4 as usize + 4..headers.l4 as usize + 12],
+            [0, 0, 0, 0, 0, 0, 0, 101]
+        );
         assert_eq!(transport_sum(&frame, &headers), 0xffff);
     }
 }
@@ -158,7 +186,10 @@ fn unreachable_quotes_the_refused_packet() {
         assert_eq!(frame[l4..l4 + 2], code);
         assert_eq!(frame[l4 + 8..], asked[14..l4 + 8]);
         let embedded = parse_embedded(&frame[..], &headers).unwrap();
-        assert_eq!((embedded.source, embedded.destination), (headers.destination, headers.source));
+        assert_eq!(
+            (embedded.source, embedded.destination),
+            (headers.destination, headers.source)
+        );
         assert_eq!(embedded.destination_port_be, 53_u16.to_be());
         match headers.version {
             Version::V4 => assert_eq!(csum::fold(sum(&frame[34..])), 0xffff),

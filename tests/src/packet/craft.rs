@@ -5,9 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 /// What a frame carries behind its IP header.
 #[derive(Clone, Debug)]
 enum Transport {
-    Tcp { flags: u8, sequence: u32, acknowledgement: u32 },
-    Udp { checksum: bool },
-    Raw { protocol: u8 },
+    Tcp {
+        flags: u8,
+        sequence: u32,
+        acknowledgement: u32,
+    },
+    Udp {
+        checksum: bool,
+    },
+    Raw {
+        protocol: u8,
+    },
 }
 
 /// A frame under construction. Its source and destination are of one IP family.
@@ -42,7 +50,11 @@ impl Frame {
 
     /// A TCP segment; addresses as in `10.0.0.1:80` or `[fd00::1]:80`.
     pub fn tcp(source: &str, destination: &str, flags: u8) -> Self {
-        let transport = Transport::Tcp { flags, sequence: 1_000, acknowledgement: 2_000 };
+        let transport = Transport::Tcp {
+            flags,
+            sequence: 1_000,
+            acknowledgement: 2_000,
+        };
         Self::new(address(source), address(destination), transport)
     }
 
@@ -61,8 +73,10 @@ impl Frame {
     pub fn icmp(source: &str, destination: &str, kind: u8, code: u8, rest: &[u8]) -> Self {
         let mut message = vec![kind, code, 0, 0];
         message.extend(rest);
-        let (from, to): (IpAddr, IpAddr) =
-            (source.parse().expect("an IP address"), destination.parse().expect("an IP address"));
+        let (from, to): (IpAddr, IpAddr) = (
+            source.parse().expect("an IP address"),
+            destination.parse().expect("an IP address"),
+        );
         let (protocol, sum) = match from {
             IpAddr::V4(_) => (1, internet_checksum(&[&message])),
             IpAddr::V6(_) => (58, transport_checksum(from, to, 58, &message)),
@@ -82,7 +96,11 @@ impl Frame {
     #[must_use]
     pub fn numbers(mut self, sequence: u32, acknowledgement: u32) -> Self {
         if let Transport::Tcp { flags, .. } = self.transport {
-            self.transport = Transport::Tcp { flags, sequence, acknowledgement };
+            self.transport = Transport::Tcp {
+                flags,
+                sequence,
+                acknowledgement,
+            };
         }
         self
     }
@@ -143,7 +161,11 @@ impl Frame {
                 frame.extend([0x08, 0x00]);
                 let length = 20 + self.options.len();
                 let mut header = vec![0x40 | u8::try_from(length / 4).expect("at most 40 bytes of options"), 0];
-                header.extend(u16::try_from(length + transport.len()).expect("fits a packet").to_be_bytes());
+                header.extend(
+                    u16::try_from(length + transport.len())
+                        .expect("fits a packet")
+                        .to_be_bytes(),
+                );
                 header.extend([0x12, 0x34]);
                 header.extend(self.fragment.to_be_bytes());
                 header.extend([64, protocol, 0, 0]);
@@ -183,14 +205,22 @@ impl Frame {
         bytes.extend(self.source.port().to_be_bytes());
         bytes.extend(self.destination.port().to_be_bytes());
         let (protocol, checksum_at) = match self.transport {
-            Transport::Tcp { flags, sequence, acknowledgement } => {
+            Transport::Tcp {
+                flags,
+                sequence,
+                acknowledgement,
+            } => {
                 bytes.extend(sequence.to_be_bytes());
                 bytes.extend(acknowledgement.to_be_bytes());
                 bytes.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
                 (6, Some(16))
             }
             Transport::Udp { checksum } => {
-                bytes.extend(u16::try_from(8 + self.payload.len()).expect("fits a datagram").to_be_bytes());
+                bytes.extend(
+                    u16::try_from(8 + self.payload.len())
+                        .expect("fits a datagram")
+                        .to_be_bytes(),
+                );
                 bytes.extend([0, 0]);
                 (17, checksum.then_some(6))
             }

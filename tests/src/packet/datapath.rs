@@ -1,10 +1,14 @@
 //! A copy of the programs and maps of a node, attached to nothing and pinned nowhere.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie::{Key, LpmTrie}};
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier, TestRun, TestRunOptions};
+use aya::maps::{
+    Array, HashMap, MapData, PerCpuArray,
+    lpm_trie::{Key, LpmTrie},
+};
+use aya::programs::{CgroupAttachMode, Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use causeway_abi::backend::{Backend, IN_USE, READY};
 use causeway_abi::conntrack::{Flow, FlowKey};
@@ -77,7 +81,9 @@ impl Datapath {
         ] {
             loader.map_max_entries(map, size);
         }
-        let mut ebpf = loader.load(OBJECT).context("cannot load the BPF object; tests need root and a BPF kernel")?;
+        let mut ebpf = loader
+            .load(OBJECT)
+            .context("cannot load the BPF object; tests need root and a BPF kernel")?;
         for (name, program) in ebpf.programs_mut() {
             match program {
                 Program::SchedClassifier(program) => program.load(),
@@ -115,7 +121,12 @@ impl Datapath {
     pub fn pod(&mut self, address: &str, ifindex: u32) -> Result<()> {
         let address = parse_ip(address);
         let last = address.0[15];
-        let pod = Pod { ifindex, flags: 0, pod_mac: [2, 0, 0, 0, 1, last], host_mac: [2, 0, 0, 0, 2, last] };
+        let pod = Pod {
+            ifindex,
+            flags: 0,
+            pod_mac: [2, 0, 0, 0, 1, last],
+            host_mac: [2, 0, 0, 0, 2, last],
+        };
         let mut map: HashMap<&mut MapData, Plain<Address>, Plain<Pod>> = self.map_mut("PODS")?.try_into()?;
         Ok(map.insert(Plain(address), Plain(pod), 0)?)
     }
@@ -123,7 +134,11 @@ impl Datapath {
     /// Adds the pod range of another node, given as address and prefix length.
     pub fn route(&mut self, address: &str, prefix: u32, node: &str) -> Result<()> {
         let mapped = if address.contains(':') { prefix } else { 96 + prefix };
-        let route = Route { node: parse_ip(node), tunnel_id: 1, mode: MODE_VXLAN };
+        let route = Route {
+            node: parse_ip(node),
+            tunnel_id: 1,
+            mode: MODE_VXLAN,
+        };
         let mut map: LpmTrie<&mut MapData, Plain<Address>, Plain<Route>> = self.map_mut("ROUTES")?.try_into()?;
         Ok(map.insert(&Key::new(mapped, Plain(parse_ip(address))), Plain(route), 0)?)
     }
@@ -156,7 +171,14 @@ impl Datapath {
         {
             let mut slots: Array<&mut MapData, Plain<Slot>> = self.map_mut("SLOTS")?.try_into()?;
             for (slot, backend) in (base..base + count).zip(backends.iter().cycle()) {
-                slots.set(slot, Plain(Slot { backend: *backend, previous: NO_BACKEND }), 0)?;
+                slots.set(
+                    slot,
+                    Plain(Slot {
+                        backend: *backend,
+                        previous: NO_BACKEND,
+                    }),
+                    0,
+                )?;
             }
         }
         let vip: SocketAddr = vip.parse()?;
@@ -166,8 +188,13 @@ impl Datapath {
             protocol,
             scope: SCOPE_CLUSTER,
         };
-        let service =
-            Service { slot_base: base, slot_count: count, service_id: id, flags: 0, affinity_seconds: 0 };
+        let service = Service {
+            slot_base: base,
+            slot_count: count,
+            service_id: id,
+            flags: 0,
+            affinity_seconds: 0,
+        };
         let mut map: HashMap<&mut MapData, Plain<ServiceKey>, Plain<Service>> = self.map_mut("SERVICES")?.try_into()?;
         map.insert(Plain(key), Plain(service), 0)?;
         Ok(id)
@@ -195,7 +222,11 @@ impl Datapath {
             ctx_out: Some(&mut context_out),
             ..TestRunOptions::default()
         })?;
-        ensure!(result.data_size_out as usize <= out.len(), "the packet grew to {} bytes", result.data_size_out);
+        ensure!(
+            result.data_size_out as usize <= out.len(),
+            "the packet grew to {} bytes",
+            result.data_size_out
+        );
         out.truncate(result.data_size_out as usize);
         let verdict = match result.return_value {
             0 => Verdict::Pass,
@@ -204,21 +235,32 @@ impl Datapath {
             other => bail!("{program} returned {other}"),
         };
         let mark = u32::from_ne_bytes(context_out[MARK..MARK + 4].try_into()?);
-        Ok(Outcome { verdict, frame: out, mark })
+        Ok(Outcome {
+            verdict,
+            frame: out,
+            mark,
+        })
     }
 
     /// Mean time of a run in nanoseconds. The packet is not restored between runs.
     pub fn nanoseconds(&self, program: &str, frame: &[u8], repeat: u32) -> Result<u128> {
         let classifier: &SchedClassifier = self.ebpf.program(program).context("no such program")?.try_into()?;
-        let result =
-            classifier.test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() })?;
+        let result = classifier.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
         Ok(result.duration.as_nanos())
     }
 
     /// Packets dropped for a reason.
     pub fn drops(&self, reason: DropReason) -> Result<u64> {
         let map: PerCpuArray<&MapData, Plain<DropCounters>> = self.map("DROPS")?.try_into()?;
-        Ok(map.get(&(reason as u32), 0)?.iter().map(|counters| counters.0.packets).sum())
+        Ok(map
+            .get(&(reason as u32), 0)?
+            .iter()
+            .map(|counters| counters.0.packets)
+            .sum())
     }
 
     /// Packets dropped for any reason.
@@ -242,20 +284,34 @@ impl Datapath {
     /// The half-flows in `CONNTRACK` or `CONNTRACK_NEW`.
     pub fn flows(&self, map: &str) -> Result<Vec<(FlowKey, Flow)>> {
         let map: HashMap<&MapData, Plain<FlowKey>, Plain<Flow>> = self.map(map)?.try_into()?;
-        Ok(map.iter().map(|entry| entry.map(|(key, flow)| (key.0, flow.0))).collect::<Result<_, _>>()?)
+        Ok(map
+            .iter()
+            .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))
+            .collect::<Result<_, _>>()?)
     }
 
-    /// A loaded socket hook, for attaching.
-    pub fn socket_hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
-        Ok(self.ebpf.program_mut(name).context("no such program")?.try_into()?)
+    /// Attaches every socket hook to a cgroup; they are detached when this value is dropped.
+    pub fn attach_socket_hooks(&mut self, cgroup: &File) -> Result<()> {
+        for (name, program) in self.ebpf.programs_mut() {
+            if let Program::CgroupSockAddr(program) = program {
+                program
+                    .attach(cgroup, CgroupAttachMode::Single)
+                    .with_context(|| format!("cannot attach {name}"))?;
+            }
+        }
+        Ok(())
     }
 
     fn map(&self, name: &str) -> Result<&aya::maps::Map> {
-        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
+        self.ebpf
+            .map(name)
+            .with_context(|| format!("the object has no map {name}"))
     }
 
     fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.ebpf.map_mut(name).with_context(|| format!("the object has no map {name}"))
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("the object has no map {name}"))
     }
 }
 

@@ -43,22 +43,42 @@ pub fn decode(frame: &[u8]) -> Decoded {
         [0x08, 0x00] => {
             let header = usize::from(ip[0] & 0x0f) * 4;
             let length = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-            assert_eq!(internet_checksum(&[&ip[..header]]), 0, "IPv4 header checksum of {frame:02x?}");
+            assert_eq!(
+                internet_checksum(&[&ip[..header]]),
+                0,
+                "IPv4 header checksum of {frame:02x?}"
+            );
             let octets = |at: usize| <[u8; 4]>::try_from(&ip[at..at + 4]).expect("four bytes");
             let whole = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff == 0;
-            (IpAddr::from(octets(12)), IpAddr::from(octets(16)), ip[9], &ip[header..length], whole)
+            (
+                IpAddr::from(octets(12)),
+                IpAddr::from(octets(16)),
+                ip[9],
+                &ip[header..length],
+                whole,
+            )
         }
         [0x86, 0xdd] => {
             let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
             let (mut next, mut at, mut whole) = (ip[6], 40, true);
             while matches!(next, 0 | 43 | 44 | 60) {
                 whole &= next != 44;
-                let size = if next == 44 { 8 } else { (usize::from(ip[at + 1]) + 1) * 8 };
+                let size = if next == 44 {
+                    8
+                } else {
+                    (usize::from(ip[at + 1]) + 1) * 8
+                };
                 next = ip[at];
                 at += size;
             }
             let octets = |at: usize| <[u8; 16]>::try_from(&ip[at..at + 16]).expect("sixteen bytes");
-            (IpAddr::from(octets(8)), IpAddr::from(octets(24)), next, &ip[at..40 + length], whole)
+            (
+                IpAddr::from(octets(8)),
+                IpAddr::from(octets(24)),
+                next,
+                &ip[at..40 + length],
+                whole,
+            )
         }
         other => panic!("ethertype {other:02x?}"),
     };

@@ -6,10 +6,12 @@
 pub mod craft;
 pub mod datapath;
 pub mod decode;
+pub mod sockets;
 
 pub use craft::{Frame, internet_checksum};
 pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, Verdict};
 pub use decode::{Decoded, decode};
+pub use sockets::with_socket_hooks;
 
 /// TCP flags.
 pub mod tcp {

@@ -47,7 +47,11 @@ unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Serv
     }
     // SAFETY: not null, and valid as `choose_for` passes them.
     let (headers, service) = unsafe { (&*headers, &*service) };
-    let hash = if service.affinity_seconds == 0 { hash(&forward_key(headers)) } else { client_hash(&headers.source) };
+    let hash = if service.affinity_seconds == 0 {
+        hash(&forward_key(headers))
+    } else {
+        client_hash(&headers.source)
+    };
     index(service, hash)
 }
 
@@ -69,7 +73,9 @@ fn index(service: &Service, hash: u32) -> u32 {
 /// Whether a flow's backend is still the one it began with.
 #[inline(always)]
 pub fn is_alive(index: u32, generation: u32) -> bool {
-    BACKENDS.get(index).is_some_and(|backend| backend.generation == generation && flags(backend) & IN_USE != 0)
+    BACKENDS
+        .get(index)
+        .is_some_and(|backend| backend.generation == generation && flags(backend) & IN_USE != 0)
 }
 
 /// The backend index and flags behind a slot.

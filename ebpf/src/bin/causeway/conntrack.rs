@@ -15,8 +15,8 @@ use causeway_abi::{
 };
 use causeway_ebpf::{
     flow::{
-        PORT_ALTERNATIVES, Translation, alternative_port_be, hairpin_source, continues, expired,
-        forward_key, forward_key_of, next_state, reply_key, reply_key_of, to_backend, to_client,
+        PORT_ALTERNATIVES, Translation, alternative_port_be, continues, expired, forward_key, forward_key_of,
+        hairpin_source, next_state, reply_key, reply_key_of, to_backend, to_client,
     },
     parse::{Headers, protocol},
 };
@@ -78,7 +78,9 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
     }
     // SAFETY: not null, and valid as `forward` passes them.
     let (headers, translation) = unsafe { (&*headers, &mut *translation) };
-    let Some((flow, is_new)) = find(&forward_key(headers)) else { return NEW };
+    let Some((flow, is_new)) = find(&forward_key(headers)) else {
+        return NEW;
+    };
     let now = now_ns();
     // SAFETY: the map returned a valid element. Elements are reused only after an RCU grace period or, when preallocated,
     // may change under our eyes; a torn read then costs one packet.
@@ -89,7 +91,11 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
     if !balance::is_alive(found.backend, found.generation) {
         // SAFETY: a valid pointer, not used after.
         unsafe { cw_forget(flow, headers.protocol.into()) };
-        return if headers.protocol == protocol::TCP && !headers.opens_connection() { BACKEND_GONE } else { NEW };
+        return if headers.protocol == protocol::TCP && !headers.opens_connection() {
+            BACKEND_GONE
+        } else {
+            NEW
+        };
     }
     touch(found, headers, now, false);
     *translation = to_backend(found);
@@ -119,7 +125,9 @@ unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Transla
     }
     // SAFETY: not null, and valid as `reply` passes them.
     let (headers, translation) = unsafe { (&*headers, &mut *translation) };
-    let Some((flow, _)) = find(&reply_key(headers)) else { return 0 };
+    let Some((flow, _)) = find(&reply_key(headers)) else {
+        return 0;
+    };
     let now = now_ns();
     // SAFETY: as in `cw_continue`.
     let found = unsafe { &mut *flow };
@@ -153,17 +161,15 @@ fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) {
 /// Begins a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_open(
-    headers: *const Headers,
-    service: *const Service,
-    translation: *mut Translation,
-) -> u32 {
+unsafe extern "C" fn cw_open(headers: *const Headers, service: *const Service, translation: *mut Translation) -> u32 {
     if headers.is_null() || service.is_null() || translation.is_null() {
         return FULL;
     }
     // SAFETY: not null, and valid as `forward` passes them.
     let (headers, service, translation) = unsafe { (&*headers, &*service, &mut *translation) };
-    let Some((index, backend)) = balance::choose_for(headers, service) else { return NO_READY_BACKEND };
+    let Some((index, backend)) = balance::choose_for(headers, service) else {
+        return NO_READY_BACKEND;
+    };
     let mut flow = Flow {
         last_seen_ns: now_ns(),
         backend: index,
@@ -279,7 +285,11 @@ unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connectio
     if CONNTRACK.insert(&reply_key, &half, BPF_ANY.into()).is_err() {
         return 0;
     }
-    half.tcp_state = if own_state == TCP_CLOSING { TCP_CLOSING } else { TCP_ESTABLISHED };
+    half.tcp_state = if own_state == TCP_CLOSING {
+        TCP_CLOSING
+    } else {
+        TCP_ESTABLISHED
+    };
     let forward_key = forward_key_of(&half, protocol as u8);
     if CONNTRACK.insert(&forward_key, &half, BPF_ANY.into()).is_err() {
         let _ = CONNTRACK.remove(&reply_key);
@@ -299,8 +309,12 @@ unsafe extern "C" fn cw_forget(flow: *const Flow, protocol: u32) -> u32 {
     }
     // Both keys first: the flow may lie in an element that is about to be removed.
     // SAFETY: not null, and valid as its callers pass it.
-    let (forward, reply) =
-        unsafe { (forward_key_of(&*flow, protocol as u8), reply_key_of(&*flow, protocol as u8)) };
+    let (forward, reply) = unsafe {
+        (
+            forward_key_of(&*flow, protocol as u8),
+            reply_key_of(&*flow, protocol as u8),
+        )
+    };
     let _ = CONNTRACK.remove(&forward);
     let _ = CONNTRACK_NEW.remove(&forward);
     let _ = CONNTRACK.remove(&reply);

@@ -9,7 +9,10 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(clippy::inline_always, reason = "the verifier sees through inlined code; calls cost stack and registers")
+    expect(
+        clippy::inline_always,
+        reason = "the verifier sees through inlined code; calls cost stack and registers"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]

@@ -28,7 +28,11 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason, service_id: u32) 
             Kind::Silence => 0,
         }
     };
-    if answered != 0 { skb.redirect_peer(skb.ifindex()) } else { verdict }
+    if answered != 0 {
+        skb.redirect_peer(skb.ifindex())
+    } else {
+        verdict
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -47,16 +47,34 @@ fn both(skb: Skb, headers: &Headers, to: &Translation) -> Result<(), Refused> {
         Version::V6 => (L3 + 8, L3 + 24),
     };
     if headers.source != to.source {
-        address(skb, headers, Field { offset: source, checksum }, &headers.source, &to.source)?;
+        address(
+            skb,
+            headers,
+            Field {
+                offset: source,
+                checksum,
+            },
+            &headers.source,
+            &to.source,
+        )?;
     }
     if headers.destination != to.destination {
-        let field = Field { offset: destination, checksum };
+        let field = Field {
+            offset: destination,
+            checksum,
+        };
         address(skb, headers, field, &headers.destination, &to.destination)?;
     }
     if headers.has_ports() {
-        let field = Field { offset: headers.l4, checksum };
+        let field = Field {
+            offset: headers.l4,
+            checksum,
+        };
         port(skb, field, headers.source_port_be, to.source_port_be)?;
-        let field = Field { offset: headers.l4 + 2, checksum };
+        let field = Field {
+            offset: headers.l4 + 2,
+            checksum,
+        };
         port(skb, field, headers.destination_port_be, to.destination_port_be)?;
     }
     Ok(())
@@ -83,7 +101,9 @@ fn address(skb: Skb, headers: &Headers, field: Field, old: &Address, new: &Addre
 
 #[inline(always)]
 fn address_v4(skb: Skb, field: Field, old: &Address, new: &Address) -> Result<(), Refused> {
-    let (Some(old), Some(new)) = (old.to_v4(), new.to_v4()) else { return Err(Refused) };
+    let (Some(old), Some(new)) = (old.to_v4(), new.to_v4()) else {
+        return Err(Refused);
+    };
     let (from, to) = (u64::from(u32::from_ne_bytes(old)), u64::from(u32::from_ne_bytes(new)));
     skb.update_l3_checksum(L3 + 10, from, to, 4)?;
     if let Some((offset, flags)) = field.checksum {

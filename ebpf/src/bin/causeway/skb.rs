@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_ZERO_CSUM_TX, BPF_F_TUNINFO_IPV6, bpf_tunnel_key},
+    bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key},
     helpers::generated::{
         bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
@@ -50,7 +50,13 @@ impl Skb {
     #[inline(always)]
     pub fn vlan_id(&self) -> Option<u32> {
         // SAFETY: as in `ifindex`.
-        unsafe { if (*self.0).vlan_present != 0 { Some((*self.0).vlan_tci & 0xfff) } else { None } }
+        unsafe {
+            if (*self.0).vlan_present != 0 {
+                Some((*self.0).vlan_tci & 0xfff)
+            } else {
+                None
+            }
+        }
     }
 
     /// The mark, which a program further on the packet's way can read.

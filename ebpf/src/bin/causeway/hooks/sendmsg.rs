@@ -42,5 +42,9 @@ fn send(socket: &Socket<'_>) -> i32 {
         }
         count::connection(service.service_id);
     }
-    if socket.set(&backend.address, backend.port_be) { PROCEED } else { refuse(&service, DropReason::NoReadyBackend) }
+    if socket.set(&backend.address, backend.port_be) {
+        PROCEED
+    } else {
+        refuse(&service, DropReason::NoReadyBackend)
+    }
 }

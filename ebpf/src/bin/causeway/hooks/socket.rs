@@ -162,13 +162,22 @@ impl<'a> Socket<'a> {
     /// What is remembered of the system call.
     #[inline(always)]
     pub fn origin(&self) -> SocketOrigin {
-        SocketOrigin { vip: self.address(), port_be: self.port_be(), reserved: 0 }
+        SocketOrigin {
+            vip: self.address(),
+            port_be: self.port_be(),
+            reserved: 0,
+        }
     }
 
     /// The key replies from an address are looked up by.
     #[inline(always)]
     pub fn reply_key(&self, address: &Address, port_be: u16) -> SocketReplyKey {
-        SocketReplyKey { cookie: self.cookie(), address: *address, port_be, reserved: [0; 3] }
+        SocketReplyKey {
+            cookie: self.cookie(),
+            address: *address,
+            port_be,
+            reserved: [0; 3],
+        }
     }
 }
 
