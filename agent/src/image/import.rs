@@ -51,10 +51,14 @@ pub(super) fn import(store: &ImageStore, path: &Path, name: Option<&Reference>) 
         return Err(source.refuse("it has neither an index.json nor a manifest.json"));
     };
     let named = source.name(found, name)?;
-    named
+    let images = named
         .into_iter()
         .map(|(reference, digest)| store.commit(&reference, &digest))
-        .collect()
+        .collect();
+    if source.dir != path {
+        fs::remove_dir_all(&source.dir).map_err(at("remove", &source.dir))?;
+    }
+    images
 }
 
 /// A manifest in the store and the names the source has for it.

@@ -16,8 +16,8 @@ use nix::{
     errno::Errno,
     sched::{CloneFlags, setns, unshare},
     sys::{
-        resource::{Resource, setrlimit},
-        signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
         stat::{Mode, umask},
     },
     unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid, setsid},
@@ -126,8 +126,8 @@ fn prepare(program: &Program<'_>) -> Result<std::convert::Infallible, Failure> {
     for file in program.procs {
         fs::write(file, "0").step(format!("enter cgroup file {}", file.display()))?;
     }
-    fs::write("/proc/self/oom_score_adj", spec.oom_score_adj.to_string()).step("set oom_score_adj")?;
-    setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES).step("set the limit of open files")?;
+    set_oom_score(spec.oom_score_adj).step("set oom_score_adj")?;
+    raise_file_limit().step("set the limit of open files")?;
     let argv = match program.place {
         Place::New(dir) => {
             unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
@@ -157,12 +157,24 @@ fn prepare(program: &Program<'_>) -> Result<std::convert::Infallible, Failure> {
     Err(execute(argv, &environment, &spec.image))
 }
 
-/// Signals as a new program expects them: nothing blocked, nothing ignored.
+/// Signals as a new program expects them: nothing blocked, nothing ignored. The C library keeps 32 and 33 to itself and would
+/// pass on whether whoever started the agent ignored them: hence the system call.
 fn default_signals() -> nix::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
+    /// The kernel's struct sigaction: handler, flags, restorer, mask. All zero is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the kernel reads one struct sigaction with a mask of 8 bytes, which `DEFAULT` is long enough for, and writes
+        // no old one. The default action runs no code of ours.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
+        Errno::result(result)?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
@@ -171,6 +183,30 @@ fn default_signals() -> nix::Result<()> {
 /// has open.
 fn make_unobservable() -> nix::Result<()> {
     nix::sys::prctl::set_dumpable(false)
+}
+
+/// Sets this process's `oom_score_adj`. An agent without `CAP_SYS_RESOURCE` can only raise it: then it stays where it is.
+pub(super) fn set_oom_score(score: i32) -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    match fs::write(FILE, score.to_string()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let now = fs::read_to_string(FILE)?
+                .trim()
+                .parse::<i32>()
+                .map_err(io::Error::other)?;
+            if score < now { Ok(()) } else { Err(error) }
+        }
+        result => result,
+    }
+}
+
+/// Lets the program have [`MAX_FILES`] open files, or as many as this process may give.
+fn raise_file_limit() -> nix::Result<()> {
+    let most = match setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES) {
+        Err(Errno::EPERM) => getrlimit(Resource::RLIMIT_NOFILE)?.1,
+        result => return result,
+    };
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 fn make_working_directory(cwd: &str) -> Result<(), Failure> {

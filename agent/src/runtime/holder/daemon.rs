@@ -22,14 +22,14 @@ use nix::{
 };
 
 use super::{
-    child::{Failure, Step},
+    child::{Failure, Step, set_oom_score},
     protocol::{Greeting, HolderConfig},
     rootfs, serve,
 };
 use crate::runtime::files::{self, PodDir, SOCKET};
 
 /// The holder goes after everything else when memory runs out: it is small, and its death kills the pod.
-const OOM_SCORE_ADJ: &str = "-998";
+const OOM_SCORE_ADJ: i32 = -998;
 
 /// Runs the holder of the sandbox in `dir`. The process that was started ends at once; its grandchild is the holder.
 pub(super) fn run(dir: &Path, sealed: bool) -> ! {
@@ -123,7 +123,7 @@ fn set_up(dir: &Path) -> Result<serve::Holder, Failure> {
     }
     let _ = nix::sys::prctl::set_name(&CString::new(super::ARGV0).unwrap_or_default());
     nix::sys::prctl::set_child_subreaper(true).step("become a subreaper")?;
-    fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).step("set oom_score_adj")?;
+    set_oom_score(OOM_SCORE_ADJ).step("set oom_score_adj")?;
     // Before any namespace changes: signals wait for the loop from now on.
     let signals = signals()?;
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS)
