@@ -138,16 +138,16 @@ mod tests {
 
     use super::{super::field::texts, *};
 
-    fn number(port: i32) -> Option<IntOrString> {
-        Some(IntOrString {
+    fn number(port: i32) -> IntOrString {
+        IntOrString {
             value: Some(Value::IntValue(port)),
-        })
+        }
     }
 
-    fn name(port: &str) -> Option<IntOrString> {
-        Some(IntOrString {
+    fn name(port: &str) -> IntOrString {
+        IntOrString {
             value: Some(Value::StringValue(port.into())),
-        })
+        }
     }
 
     fn check(mut probe: Probe, of: Use) -> Vec<String> {
@@ -169,7 +169,7 @@ mod tests {
     fn defaults_are_those_of_kubernetes() {
         let mut probe = Probe {
             http_get: Some(HttpGetAction {
-                port: number(80),
+                port: Some(number(80)),
                 ..Default::default()
             }),
             ..Default::default()
@@ -193,7 +193,7 @@ mod tests {
                 command: vec!["true".into()],
             }),
             tcp_socket: Some(TcpSocketAction {
-                port: number(80),
+                port: Some(number(80)),
                 ..Default::default()
             }),
             ..Default::default()
@@ -213,12 +213,12 @@ mod tests {
             }),
             ..Default::default()
         };
-        assert!(check(tcp(name("http")), Use::Readiness).is_empty());
+        assert!(check(tcp(Some(name("http"))), Use::Readiness).is_empty());
         assert_eq!(
-            check(tcp(name("web")), Use::Readiness),
+            check(tcp(Some(name("web"))), Use::Readiness),
             ["p.tcpSocket.port: Invalid value: \"web\": must be the name of a port of this container"]
         );
-        assert_eq!(check(tcp(number(0)), Use::Readiness).len(), 1);
+        assert_eq!(check(tcp(Some(number(0))), Use::Readiness).len(), 1);
         assert_eq!(check(tcp(None), Use::Readiness), ["p.tcpSocket.port: Required value"]);
     }
 
@@ -226,7 +226,7 @@ mod tests {
     fn https_and_several_successes_of_liveness_are_refused() {
         let probe = Probe {
             http_get: Some(HttpGetAction {
-                port: number(80),
+                port: Some(number(80)),
                 scheme: "HTTPS".into(),
                 ..Default::default()
             }),

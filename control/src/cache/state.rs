@@ -326,8 +326,8 @@ mod tests {
             let mut state = State::new(1000);
             let mut model: BTreeMap<String, Revision> = BTreeMap::new();
             let mut past = vec![(0, model.clone())];
-            for (at, (key, is_put)) in steps.into_iter().enumerate() {
-                let (revision, key) = (at as Revision + 1, format!("k{key}"));
+            for (revision, (key, is_put)) in (1..).zip(steps) {
+                let key = format!("k{key}");
                 if is_put {
                     put(&mut state, &key, revision);
                     model.insert(key, revision);
