@@ -17,10 +17,10 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Options of every command that talks to the control plane.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
-    /// Address of the control plane: http://HOST:PORT or unix:///PATH
-    ///
-    /// Default: the development cluster's socket when it exists, else http://127.0.0.1:6550.
     #[arg(
+        help = "Address of the control plane: http://HOST:PORT or unix:///PATH",
+        long_help = "Address of the control plane: http://HOST:PORT or unix:///PATH\n\nDefault: the development cluster's \
+                     socket when it exists, else http://127.0.0.1:6550.",
         short,
         long,
         global = true,

@@ -21,6 +21,10 @@ use crate::{
 
 /// Options of `causeway delete`.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[command(after_help = "Examples:\n  \
     causeway delete pod web-x7k2p\n  \
     causeway delete rc/web svc/web\n  \

@@ -162,9 +162,8 @@ fn run_editor(editor: &str, file: &Path) -> io::Result<()> {
 }
 
 fn without_comments(text: &str) -> String {
-    text.lines()
+    text.split_inclusive('\n')
         .filter(|line| !line.starts_with('#'))
-        .map(|line| format!("{line}\n"))
         .collect()
 }
 

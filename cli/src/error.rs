@@ -22,7 +22,7 @@ pub enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The control plane refused, or could not be reached, for one object.
-    #[error("{object}: {error}")]
+    #[error("{}", about(object, error))]
     Object {
         /// The object, as "pod/web".
         object: String,
@@ -68,16 +68,13 @@ pub enum CliError {
         /// Why.
         source: io::Error,
     },
-    /// The pinned maps could not be read.
-    #[error(transparent)]
-    Maps(#[from] MapsError),
     /// The pinned maps of one node could not be read.
     #[error("node {node}")]
     NodeMaps {
         /// Cluster and node.
         node: String,
         /// Why.
-        source: MapsError,
+        source: Box<MapsError>,
     },
     /// bpffs could not be listed.
     #[error("cannot look for pinned maps in {path}")]
@@ -90,6 +87,15 @@ pub enum CliError {
     /// The process has no room for its I/O driver.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
+}
+
+/// The error, with the object's name unless it has that already.
+fn about(object: &str, error: &ClientError) -> String {
+    let text = error.to_string();
+    let name = object.rsplit('/').next().unwrap_or(object);
+    let first = text.lines().next().unwrap_or_default();
+    let named = first.split(['"', '/']).any(|word| word == name);
+    if named { text } else { format!("{object}: {text}") }
 }
 
 fn in_file(file: &str, errors: &ManifestErrors) -> String {
@@ -171,6 +177,30 @@ mod tests {
             text(&error.into()),
             "error: cannot reach the control plane at http://127.0.0.1:6550: connection refused; is it running? set \
              --server or CAUSEWAY_SERVER to its address\n"
+        );
+    }
+
+    #[test]
+    fn the_object_is_named_once() {
+        let error = |message: &str| {
+            let error = ClientError::Refused {
+                code: causeway_proto::client::error::Code::InvalidArgument,
+                message: message.to_owned(),
+                violations: Vec::new(),
+            };
+            CliError::Object {
+                object: "pod/web".to_owned(),
+                error,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            error("Pod \"default/web\" is invalid"),
+            "Pod \"default/web\" is invalid"
+        );
+        assert_eq!(
+            error("namespace \"webshop\" not found"),
+            "pod/web: namespace \"webshop\" not found"
         );
     }
 

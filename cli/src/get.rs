@@ -19,6 +19,10 @@ use crate::{
 
 /// Options of `causeway get`.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
 #[command(after_help = "Examples:\n  \
     causeway get pods -o wide\n  \
     causeway get pod web-x7k2p -o yaml\n  \
@@ -172,11 +176,7 @@ fn last_seen(object: &Object) -> (i64, i32) {
 /// YAML, JSON or names. One object that was named stands alone, everything else is a list.
 fn document(found: &Found, output: Output, single: bool) -> String {
     if output == Output::Name {
-        return found
-            .objects
-            .iter()
-            .map(|object| format!("{}\n", object.title()))
-            .collect();
+        return objects::names(&found.objects);
     }
     let value = match (&found.objects[..], single) {
         ([], true) => return String::new(),
@@ -199,21 +199,21 @@ mod tests {
 
     use super::*;
 
-    fn meta(name: &str) -> Option<ObjectMeta> {
-        Some(ObjectMeta {
+    fn meta(name: &str) -> ObjectMeta {
+        ObjectMeta {
             name: name.into(),
             namespace: "default".into(),
             ..Default::default()
-        })
+        }
     }
 
     fn objects() -> Vec<Object> {
         let pod = Pod {
-            metadata: meta("web"),
+            metadata: Some(meta("web")),
             ..Default::default()
         };
         let service = Service {
-            metadata: meta("web"),
+            metadata: Some(meta("web")),
             ..Default::default()
         };
         vec![pod.into_object(), service.into_object()]

@@ -107,6 +107,16 @@ pub async fn find(
     }
 }
 
+/// "kind/name" lines.
+pub fn names<'a>(objects: impl IntoIterator<Item = &'a Object>) -> String {
+    let mut text = String::new();
+    for object in objects {
+        text.push_str(&object.title());
+        text.push('\n');
+    }
+    text
+}
+
 /// Says on standard error that there is nothing.
 pub fn say_nothing_found(context: &Context, kinds: &[Kind], all_namespaces: bool) {
     if !all_namespaces && kinds.iter().any(|kind| kind.namespaced()) {

@@ -102,10 +102,8 @@ mod tests {
         Targets::parse(&arguments).map_err(|error| error.to_string())
     }
 
-    fn named(pairs: &[(Kind, &str)]) -> Result<Targets, String> {
-        Ok(Targets::Named(
-            pairs.iter().map(|(kind, name)| (*kind, (*name).to_owned())).collect(),
-        ))
+    fn named(pairs: &[(Kind, &str)]) -> Targets {
+        Targets::Named(pairs.iter().map(|(kind, name)| (*kind, (*name).to_owned())).collect())
     }
 
     #[test]
@@ -116,14 +114,14 @@ mod tests {
             Ok(Targets::Kinds(vec![Kind::Service, Kind::Endpoints, Kind::Pod]))
         );
         assert_eq!(parse("all"), Ok(Targets::Kinds(ALL.to_vec())));
-        assert_eq!(parse("pod a b"), named(&[(Kind::Pod, "a"), (Kind::Pod, "b")]));
+        assert_eq!(parse("pod a b"), Ok(named(&[(Kind::Pod, "a"), (Kind::Pod, "b")])));
         assert_eq!(
             parse("svc,ep web"),
-            named(&[(Kind::Service, "web"), (Kind::Endpoints, "web")])
+            Ok(named(&[(Kind::Service, "web"), (Kind::Endpoints, "web")]))
         );
         assert_eq!(
             parse("pod/a rc/b"),
-            named(&[(Kind::Pod, "a"), (Kind::ReplicationController, "b")])
+            Ok(named(&[(Kind::Pod, "a"), (Kind::ReplicationController, "b")]))
         );
     }
 

@@ -155,7 +155,7 @@ impl Awaited {
 /// Waits until an object is gone. `None`: for ever.
 pub async fn until_gone(context: &Context, object: &Awaited, deadline: Option<Instant>) -> Result<(), CliError> {
     // Tokio's clock reaches some decades.
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(365 * 86_400));
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_hours(365 * 24));
     until(context, object, &Condition::Delete, deadline).await
 }
 
@@ -209,7 +209,7 @@ impl Condition {
             }
             (Self::Field { pointer, value }, Some(object)) => match manifest::to_json(object).pointer(pointer) {
                 Some(Value::String(text)) => text == value,
-                Some(other) => other.to_string() == *value,
+                Some(other) => &other.to_string() == value,
                 None => false,
             },
         }
@@ -262,10 +262,12 @@ fn pointer(path: &str) -> Result<String, String> {
     {
         return Err(format!("\"{path}\" is not a path of fields and indexes"));
     }
-    Ok(steps
-        .iter()
-        .map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1")))
-        .collect())
+    let mut pointer = String::new();
+    for step in steps {
+        pointer.push('/');
+        pointer.push_str(&step.replace('~', "~0").replace('/', "~1"));
+    }
+    Ok(pointer)
 }
 
 impl std::fmt::Display for Condition {

@@ -17,6 +17,7 @@ use crate::{
     context::Context,
     error::CliError,
     get::{GetArgs, Output},
+    objects,
     table::Layout,
     target::Targets,
 };
@@ -154,7 +155,7 @@ impl<'a> Printer<'a> {
         }
         let text = match self.args.output {
             None | Some(Output::Wide) => self.rows(seen),
-            Some(Output::Name) => seen.iter().map(|(_, object)| format!("{}\n", object.title())).collect(),
+            Some(Output::Name) => objects::names(seen.iter().map(|(_, object)| object)),
             Some(output) => seen
                 .iter()
                 .map(|(happened, object)| self.document(*happened, object, output))
@@ -173,7 +174,14 @@ impl<'a> Printer<'a> {
         };
         let mut table = columns::table(self.kind, &view);
         for (happened, object) in seen {
-            if let Some(row) = columns::row(object, happened.name(), &view) {
+            let mut object = object.clone();
+            if *happened == Happened::Deleted
+                && let Some(meta) = object.meta_mut()
+            {
+                // Also what was removed at once shows in its last row that it is gone.
+                meta.deletion_timestamp.get_or_insert(view.now);
+            }
+            if let Some(row) = columns::row(&object, happened.name(), &view) {
                 table.push(row);
             }
         }

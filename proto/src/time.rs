@@ -57,7 +57,10 @@ pub fn seconds_between(from: &Timestamp, to: &Timestamp) -> f64 {
 
 /// How long before `now` the time was, as kubectl prints it; "<unknown>" without a time.
 pub fn age_at(time: Option<&Timestamp>, now: &Timestamp) -> String {
-    time.map_or_else(|| "<unknown>".to_owned(), |time| human_duration(now.seconds.saturating_sub(time.seconds)))
+    time.map_or_else(
+        || "<unknown>".to_owned(),
+        |time| human_duration(now.seconds.saturating_sub(time.seconds)),
+    )
 }
 
 /// How long ago `time` was, as kubectl prints it; "<unknown>" without a time.

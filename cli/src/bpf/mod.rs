@@ -87,7 +87,7 @@ pub fn run(args: &BpfArgs, out: &mut impl Write) -> Result<(), CliError> {
         let open = || rows::read(args.what, &causeway_maps::PinnedMaps::open(&source.dir)?);
         let rows = open().map_err(|error| CliError::NodeMaps {
             node: source.title(),
-            source: error,
+            source: Box::new(error),
         })?;
         read.push((source, rows));
     }

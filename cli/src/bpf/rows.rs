@@ -266,7 +266,7 @@ mod tests {
 
     fn text(rows: &Rows, wide: bool) -> String {
         let mut columns = rows.narrow.to_vec();
-        columns.extend(wide.then_some(rows.wide).unwrap_or_default());
+        columns.extend(if wide { rows.wide } else { &[] });
         let mut table = crate::table::Table::new(columns);
         for item in &rows.items {
             let mut cells = item.narrow.clone();

@@ -22,6 +22,7 @@ use crate::table::{Table, pairs};
 
 /// What to show of each object.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each switches a column of its own")]
 pub struct View {
     /// The columns of `-o wide` too.
     pub wide: bool,

@@ -25,7 +25,7 @@ pub fn row(node: &Node, view: &View) -> Vec<String> {
     cells
 }
 
-/// "Ready", "NotReady" or "Unknown", with ",SchedulingDisabled" when it is cordoned.
+/// "Ready", `NotReady` or "Unknown", with `,SchedulingDisabled` when it is cordoned.
 pub fn status(node: &Node) -> String {
     let conditions = node.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let ready = conditions

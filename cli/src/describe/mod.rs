@@ -17,7 +17,7 @@ use causeway_proto::{
     Kind,
     client::ListOptions,
     manifest, time,
-    v1::{Endpoints, Event, Object, Pod, object},
+    v1::{Endpoints, Event, Object, ObjectMeta, Pod, object},
 };
 use clap::Args;
 use prost_types::Timestamp;
@@ -124,7 +124,7 @@ fn describe(object: &Object, related: &Related, with_events: bool) -> Vec<Entry>
 
 /// Metadata, and the other fields as they are in YAML.
 fn generic(object: &Object, related: &Related) -> Vec<Entry> {
-    let none = Default::default();
+    let none = ObjectMeta::default();
     let mut entries = meta::describe(object.meta().unwrap_or(&none), related);
     if let serde_json::Value::Object(mut fields) = manifest::to_json(object) {
         for key in ["apiVersion", "kind", "metadata"] {

@@ -235,7 +235,7 @@ fn toleration(toleration: &Toleration) -> String {
         text.push_str(" op=Exists");
     }
     if let Some(seconds) = toleration.toleration_seconds {
-        text.push_str(&format!(" for {seconds}s"));
+        return format!("{text} for {seconds}s");
     }
     text
 }

@@ -146,13 +146,13 @@ fn pods_are_described_with_all_containers_and_events() {
 
 #[test]
 fn services_are_described_with_their_endpoints() {
-    let service = r#"
+    let service = r"
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: default}
 spec: {clusterIP: 10.96.0.10, selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}, {name: dns, port: 53, protocol: UDP}]}
-"#;
-    let endpoints = r#"
+";
+    let endpoints = r"
 apiVersion: v1
 kind: Endpoints
 metadata: {name: web, namespace: default}
@@ -160,7 +160,7 @@ subsets:
 - addresses: [{ip: 10.244.1.2, nodeName: node-1, targetRef: {kind: Pod, name: web-a}}, {ip: 10.244.2.2}]
   notReadyAddresses: [{ip: 10.244.3.2, targetRef: {kind: Pod, name: web-c}}]
   ports: [{name: http, port: 8080}]
-"#;
+";
     let related = || Related {
         endpoints: typed(endpoints).pop(),
         ..Related::default()

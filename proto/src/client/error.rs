@@ -3,7 +3,8 @@
 use std::{error::Error as _, fmt};
 
 use thiserror::Error;
-use tonic::{Code, Status};
+pub use tonic::Code;
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::kind::Kind;

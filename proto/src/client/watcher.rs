@@ -114,8 +114,18 @@ impl Watcher {
 fn read(event: crate::v1::WatchEvent, revision: &mut String) -> Option<Change> {
     use watch_event::Type;
     let kind = event.r#type();
-    let of_object = || event.object.as_ref().and_then(Object::meta).map(|meta| meta.resource_version.clone());
-    let seen = if event.resource_version.is_empty() { of_object().unwrap_or_default() } else { event.resource_version };
+    let of_object = || {
+        event
+            .object
+            .as_ref()
+            .and_then(Object::meta)
+            .map(|meta| meta.resource_version.clone())
+    };
+    let seen = if event.resource_version.is_empty() {
+        of_object().unwrap_or_default()
+    } else {
+        event.resource_version
+    };
     if !seen.is_empty() {
         *revision = seen;
     }
