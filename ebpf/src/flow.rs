@@ -136,7 +136,7 @@ pub fn hairpin_source(client: &Address) -> Address {
 pub const PORT_ALTERNATIVES: u32 = 8;
 
 /// A port to use for the client when another flow already looks like this one to the backend: from the range that Linux
-/// gives to no client by itself (net.ipv4.ip_local_port_range ends at 60999). Network byte order.
+/// gives to no client by itself (`net.ipv4.ip_local_port_range` ends at 60999). Network byte order.
 #[inline(always)]
 pub const fn alternative_port_be(port_be: u16, attempt: u32) -> u16 {
     const FIRST: u32 = 61_000;
@@ -309,16 +309,16 @@ mod tests {
 
     #[test]
     fn flows_spread_evenly_over_few_slots() {
-        const SLOTS: usize = 16;
+        const SLOTS: u32 = 16;
         const FLOWS: u32 = 32_000;
-        let mut counts = [0u32; SLOTS];
+        let mut counts = [0u32; SLOTS as usize];
         for i in 0..FLOWS {
             let mut key = forward_key_of(&flow(TCP_SYN_SENT, 0), protocol::TCP);
             key.source_port_be = (32_768 + (i % 1_000) as u16).to_be();
             key.source = Address::from_v4([10, 244, (i / 1_000) as u8, 7]);
-            counts[((u64::from(hash(&key)) * SLOTS as u64) >> 32) as usize] += 1;
+            counts[((u64::from(hash(&key)) * u64::from(SLOTS)) >> 32) as usize] += 1;
         }
-        let mean = f64::from(FLOWS) / SLOTS as f64;
+        let mean = f64::from(FLOWS) / f64::from(SLOTS);
         let chi_squared: f64 = counts
             .iter()
             .map(|count| (f64::from(*count) - mean).powi(2) / mean)

@@ -100,7 +100,7 @@ pub fn unreachable_v4<P: Answer>(packet: &P) -> bool {
         && packet.put(L3 + 28, &quoted)
 }
 
-/// Turns a datagram over IPv6 without extension headers into ICMPv6 destination unreachable, port unreachable (RFC 4443,
+/// Turns a datagram over IPv6 without extension headers into `ICMPv6` destination unreachable, port unreachable (RFC 4443,
 /// 3.1).
 #[inline(always)]
 pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
@@ -124,10 +124,10 @@ pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
 /// Gives the packet its new length, and the frame its way back.
 #[inline(always)]
 fn turn<P: Answer>(packet: &P, length: u32) -> bool {
-    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = packet.read_at::<0, [u8; 12]>() else {
+    let Some([destination, source]) = packet.read_at::<0, [[u8; 6]; 2]>() else {
         return false;
     };
-    packet.resize(length) && packet.put(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
+    packet.resize(length) && packet.put(0, &source) && packet.put(6, &destination)
 }
 
 /// Turns the header of a segment into that of its reset (RFC 9293, 3.10.7.1); false for a reset, which is never answered.

@@ -4,6 +4,10 @@
 //! a `const` size assertion. Fields named `*_be` hold network byte order; everything else is host order. A change of any
 //! layout or meaning moves [`ABI_VERSION`].
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "BPF programs call these, and calls cost them stack and registers"
+)]
 
 pub mod address;
 pub mod backend;

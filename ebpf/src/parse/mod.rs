@@ -167,7 +167,7 @@ impl Headers {
 /// The first byte of multicast addresses (RFC 4291, 2.7).
 const MULTICAST: u32 = u32::from_ne_bytes([0xff, 0, 0, 0]);
 
-/// Whether an address that begins with this word is in fe80::/10 (RFC 4291, 2.5.6).
+/// Whether an address that begins with this word is in `fe80::/10` (RFC 4291, 2.5.6).
 #[inline(always)]
 const fn is_link_local(word: u32) -> bool {
     word & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])

@@ -69,7 +69,7 @@ impl Frame {
         Self::new(any_port(source), any_port(destination), Transport::Raw { protocol }).payload(payload)
     }
 
-    /// An ICMP or ICMPv6 message, by the family of the addresses, with its checksum.
+    /// An ICMP or `ICMPv6` message, by the family of the addresses, with its checksum.
     pub fn icmp(source: &str, destination: &str, kind: u8, code: u8, rest: &[u8]) -> Self {
         let mut message = vec![kind, code, 0, 0];
         message.extend(rest);

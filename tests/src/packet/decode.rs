@@ -49,7 +49,7 @@ pub fn decode(frame: &[u8]) -> Decoded {
                 "IPv4 header checksum of {frame:02x?}"
             );
             let octets = |at: usize| <[u8; 4]>::try_from(&ip[at..at + 4]).expect("four bytes");
-            let whole = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff == 0;
+            let whole = u16::from_be_bytes([ip[6], ip[7]]) << 2 == 0;
             (
                 IpAddr::from(octets(12)),
                 IpAddr::from(octets(16)),

@@ -1,4 +1,4 @@
-//! Packets in, packets out: the real BPF programs, run one packet at a time with BPF_PROG_TEST_RUN.
+//! Packets in, packets out: the real BPF programs, run one packet at a time with `BPF_PROG_TEST_RUN`.
 //!
 //! [`craft`] makes frames, [`decode`] reads them back, and [`datapath`] owns a copy of the programs and maps. None of them
 //! shares code with the programs beyond the layout of the maps, so that a mistake is not made twice.

@@ -28,13 +28,13 @@ pub fn with_socket_hooks(test: &str, body: impl FnOnce(&mut Datapath) -> Result<
         .args([test, "--exact", "--nocapture"])
         .env(CGROUP_VARIABLE, &cgroup.0)
         .output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
-        "{text}{}",
+        "{printed}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    ensure!(text.contains("1 passed"), "no test is called {test}: {text}");
+    ensure!(printed.contains("1 passed"), "no test is called {test}: {printed}");
     Ok(())
 }
 

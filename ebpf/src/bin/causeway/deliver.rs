@@ -45,9 +45,8 @@ pub fn node() -> Option<&'static NodeConfig> {
 /// Hands a packet to a pod of this node.
 #[inline(always)]
 pub fn to_pod(skb: Skb, pod: &Pod) -> i32 {
-    let [a, b, c, d, e, f] = pod.pod_mac;
-    let [g, h, i, j, k, l] = pod.host_mac;
-    if skb.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l], 0).is_err() {
+    let macs: [u8; 12] = zerocopy::transmute!([pod.pod_mac, pod.host_mac]);
+    if skb.write(0, &macs, 0).is_err() {
         return count::drop(skb, DropReason::RewriteFailed);
     }
     skb.accept();
