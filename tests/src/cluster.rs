@@ -1,5 +1,6 @@
 //! Whole clusters for tests: the same that `cargo xtask up` starts, under names and addresses of their own.
 
+use std::env;
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
@@ -218,12 +219,17 @@ pub fn unix_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Set to anything, it keeps cluster tests from building the programs they run: what was built before is taken.
+const NO_BUILD: &str = "CAUSEWAY_TEST_NO_BUILD";
+
 /// Builds what clusters run, once per test process.
 fn programs() -> Result<&'static (Binaries, Image)> {
     static PROGRAMS: OnceLock<Result<(Binaries, Image), String>> = OnceLock::new();
     let built = PROGRAMS.get_or_init(|| {
         let build = || -> Result<_> {
-            let binaries = compile::build(Profile::Dev)?;
+            let profile = Profile::Dev;
+            let built = env::var_os(NO_BUILD).map(|_| compile::built(profile));
+            let binaries = built.unwrap_or_else(|| compile::build(profile))?;
             let image = image::build(&binaries.demo)?;
             Ok((binaries, image))
         };

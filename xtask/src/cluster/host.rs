@@ -1,15 +1,17 @@
 //! What this machine offers: mounted cgroup hierarchies and the BPF file system.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
-/// Exists while the BPF file system is mounted only because we did it.
-const BPFFS_MARKER: &str = "/run/causeway/bpffs-mounted";
+/// Directory in it that says: an agent mounted it. It goes with the mount.
+const BPFFS_MARKER: &str = "causeway-mounted";
 /// Programs that a kernel with `CONFIG_BPF_PRELOAD` pins into every new BPF file system (kernel/bpf/inode.c).
 const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
 
@@ -18,6 +20,8 @@ const KERNEL_PINS: [&str; 2] = ["maps.debug", "progs.debug"];
 pub(super) struct Mount {
     pub(super) target: PathBuf,
     pub(super) kind: String,
+    /// Device number of the file system, `major:minor`.
+    device: String,
 }
 
 /// All mounts of this mount namespace, in mount order.
@@ -30,10 +34,13 @@ fn parse_mounts(text: &str) -> Vec<Mount> {
     text.lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
-            let target = left.split(' ').nth(4)?.replace("\\040", " ");
+            let mut fields = left.split(' ').skip(2);
+            let (device, target) = (fields.next()?.to_owned(), fields.nth(1)?.replace("\\040", " "));
+            let kind = right.split(' ').next()?.to_owned();
             Some(Mount {
                 target: target.into(),
-                kind: right.split(' ').next()?.to_owned(),
+                kind,
+                device,
             })
         })
         .collect()
@@ -51,16 +58,14 @@ pub fn cgroup2() -> Result<PathBuf> {
         )
 }
 
-/// Roots of all cgroup hierarchies, v1 and v2.
+/// Roots of all cgroup hierarchies, v1 and v2, each once however often it is mounted.
 pub(super) fn cgroup_roots() -> Result<Vec<PathBuf>> {
-    let mut roots: Vec<_> = mounts()?
-        .into_iter()
-        .filter(|mount| mount.kind.starts_with("cgroup"))
+    let mut seen = BTreeSet::new();
+    let mounts = mounts()?.into_iter().filter(|mount| mount.kind.starts_with("cgroup"));
+    Ok(mounts
+        .filter(|mount| seen.insert(mount.device.clone()))
         .map(|mount| mount.target)
-        .collect();
-    roots.sort();
-    roots.dedup();
-    Ok(roots)
+        .collect())
 }
 
 /// Checks what cannot be installed: a kernel with BPF and cgroup v2.
@@ -73,40 +78,42 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Mounts the BPF file system unless it is mounted.
-pub(super) fn mount_bpffs() -> Result<()> {
-    if is_bpffs_mounted()? {
-        return Ok(());
-    }
-    let marker = Path::new(BPFFS_MARKER);
-    fs::create_dir_all(marker.parent().unwrap_or(marker)).context("cannot make /run/causeway")?;
-    fs::write(marker, "").with_context(|| format!("cannot write {BPFFS_MARKER}"))?;
-    mount(Some("bpffs"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
-        .with_context(|| format!("cannot mount the BPF file system at {BPFFS}"))
-}
-
-/// Unmounts the BPF file system if it was mounted here and holds nothing any more.
+/// Unmounts the BPF file system if an agent mounted it and nothing is left in it.
+///
+/// Agents do so too, and mount it when it is not: the lock on the directory above orders all of them.
 pub(super) fn unmount_bpffs() -> Result<()> {
-    if !Path::new(BPFFS_MARKER).exists() {
+    let above = Path::new(BPFFS).parent().unwrap_or(Path::new("/"));
+    let lock = File::open(above).with_context(|| format!("cannot open {}", above.display()))?;
+    lock.lock()
+        .with_context(|| format!("cannot lock {}", above.display()))?;
+    if !is_bpffs_mounted()? || !Path::new(BPFFS).join(BPFFS_MARKER).is_dir() {
         return Ok(());
     }
-    if is_bpffs_mounted()? {
-        let entries = fs::read_dir(BPFFS).with_context(|| format!("cannot read {BPFFS}"))?;
-        if entries
-            .flatten()
-            .any(|entry| !KERNEL_PINS.iter().any(|name| entry.file_name() == *name))
-        {
-            return Ok(());
-        }
-        umount2(BPFFS, MntFlags::empty()).with_context(|| format!("cannot unmount {BPFFS}"))?;
+    let entries = fs::read_dir(BPFFS).with_context(|| format!("cannot read {BPFFS}"))?;
+    let expected = |name: &OsStr| name == BPFFS_MARKER || KERNEL_PINS.iter().any(|pin| name == *pin);
+    if entries.flatten().any(|entry| !expected(&entry.file_name())) {
+        return Ok(());
     }
-    fs::remove_file(BPFFS_MARKER).with_context(|| format!("cannot remove {BPFFS_MARKER}"))
+    umount2(BPFFS, MntFlags::empty()).with_context(|| format!("cannot unmount {BPFFS}"))
 }
 
 fn is_bpffs_mounted() -> Result<bool> {
-    Ok(mounts()?
-        .iter()
-        .any(|mount| mount.kind == "bpf" && mount.target == Path::new(BPFFS)))
+    let here = |mount: &Mount| mount.kind == "bpf" && mount.target == Path::new(BPFFS);
+    Ok(mounts()?.iter().any(here))
+}
+
+/// Mounts the BPF file system as an agent does.
+#[cfg(test)]
+pub(super) fn mount_bpffs() -> Result<()> {
+    use nix::mount::{MsFlags, mount};
+
+    let lock = File::open("/sys/fs")?;
+    lock.lock()?;
+    if !is_bpffs_mounted()? {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)?;
+        fs::create_dir(Path::new(BPFFS).join(BPFFS_MARKER))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -122,11 +129,13 @@ mod tests {
             [
                 Mount {
                     target: "/mnt 2".into(),
-                    kind: "ext3".into()
+                    kind: "ext3".into(),
+                    device: "98:0".into()
                 },
                 Mount {
                     target: "/sys/fs/cgroup/unified".into(),
-                    kind: "cgroup2".into()
+                    kind: "cgroup2".into(),
+                    device: "0:30".into()
                 },
             ]
         );

@@ -90,7 +90,6 @@ impl Cluster {
         }
 
         progress.begin("making the network between the nodes");
-        host::mount_bpffs()?;
         topology::create(&cluster.spec)?;
         let nodes = cluster.spec.node_names();
         progress.done(&format!(
