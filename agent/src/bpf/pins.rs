@@ -62,18 +62,7 @@ pub fn remove_pins(bpffs: &Path, pin_dir: &Path) -> Vec<DatapathError> {
         }
         failed(&dir, fs::remove_dir(&dir));
     }
-    failed(pin_dir, fs::remove_dir(pin_dir));
-    // The cluster's directory, and the project's, go with their last node.
-    for dir in pin_dir
-        .ancestors()
-        .skip(1)
-        .take_while(|dir| *dir != bpffs && dir.starts_with(bpffs))
-    {
-        if fs::remove_dir(dir).is_err() {
-            break;
-        }
-    }
-    if let Err(error) = bpffs::unmount_if_ours(bpffs) {
+    if let Err(error) = bpffs::release(bpffs, pin_dir) {
         errors.push(error.into());
     }
     errors

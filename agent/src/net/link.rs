@@ -16,6 +16,8 @@ pub(super) struct Link {
     pub mtu_bytes: u32,
     /// "veth", "vxlan"…; empty for physical ones.
     pub kind: String,
+    /// Of a veth: index of the other end, in that end's namespace.
+    pub peer_index: Option<u32>,
     /// UDP port and whether it is in collect-metadata mode, of a VXLAN device.
     pub vxlan: Option<(u16, bool)>,
 }
@@ -88,6 +90,7 @@ impl From<&LinkMessage> for Link {
             mac: None,
             mtu_bytes: 0,
             kind: String::new(),
+            peer_index: None,
             vxlan: None,
         };
         for attribute in &message.attributes {
@@ -95,6 +98,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
                 LinkAttribute::Mtu(mtu) => link.mtu_bytes = *mtu,
+                LinkAttribute::Link(index) => link.peer_index = Some(*index),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link.learn(info)),
                 _ => {}
             }

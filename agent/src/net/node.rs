@@ -79,18 +79,29 @@ impl Network {
         Ok(self.existing_link(name).await?.index)
     }
 
-    /// Removes the tunnel device, and with it the cluster's route, and the route of the node's own range.
-    pub async fn remove_node(&self, pod_range: (IpAddr, u8)) -> Result<(), NetworkError> {
-        if let Some(tunnel) = self.link(TUNNEL_NAME).await? {
-            self.delete_link(&tunnel).await?;
+    /// Removes all that was made for a node and its pods: pairs, tunnel device, routes. Goes on after an error, and answers
+    /// all of them.
+    pub async fn remove_node(&self, pod_range: (IpAddr, u8)) -> Vec<NetworkError> {
+        let mut errors = Vec::new();
+        let mut names = match self.pod_links().await {
+            Ok(names) => names,
+            Err(error) => {
+                errors.push(error);
+                Vec::new()
+            }
+        };
+        names.push(TUNNEL_NAME.to_owned());
+        for name in names {
+            errors.extend(self.detach_pod(&name).await.err());
         }
         let (destination, prefix_len) = pod_range;
-        self.delete_route(Route {
+        let own_range = Route {
             destination,
             prefix_len,
             via: Via::Unreachable,
-        })
-        .await
+        };
+        errors.extend(self.delete_route(own_range).await.err());
+        errors
     }
 
     /// One device for all peers: the programs give each packet its tunnel key (collect-metadata mode, ip-link(8)

@@ -78,13 +78,18 @@ impl Network {
     }
 
     async fn ensure_pair(&self, inside: &Self, pod: &PodNet) -> Result<(Link, Link), NetworkError> {
-        let present = (self.link(&pod.host_link).await?, inside.link(POD_SIDE).await?);
-        match present {
-            (Some(host), Some(peer)) => return Ok((host, peer)),
-            // Its peer is in another namespace: remains of an earlier sandbox.
-            (Some(host), None) => self.delete_link(&host).await?,
-            (None, Some(peer)) => inside.delete_link(&peer).await?,
-            (None, None) => {}
+        let (host, peer) = (self.link(&pod.host_link).await?, inside.link(POD_SIDE).await?);
+        if let (Some(host), Some(peer)) = (&host, &peer)
+            && is_pair(host, peer)
+        {
+            return Ok((host.clone(), peer.clone()));
+        }
+        // Ends of other pairs: remains of an earlier sandbox.
+        if let Some(host) = host {
+            self.delete_link(&host).await?;
+        }
+        if let Some(peer) = peer {
+            inside.delete_link(&peer).await?;
         }
         let namespace = File::open(&pod.netns).map_err(|source| NetworkError::Namespace {
             path: pod.netns.clone(),
@@ -150,6 +155,11 @@ impl Network {
     }
 }
 
+/// Whether two links are the two ends of one pair: each knows the other's index.
+fn is_pair(host: &Link, peer: &Link) -> bool {
+    host.peer_index == Some(peer.index) && peer.peer_index == Some(host.index)
+}
+
 /// Whether a link looks like one that [`pod_link_name`] named.
 fn is_pod_link(link: &Link) -> bool {
     let is_digits = |digits: &str| digits.len() == 8 && digits.chars().all(|digit| digit.is_ascii_hexdigit());
@@ -177,6 +187,7 @@ mod tests {
             mac: None,
             mtu_bytes: 1500,
             kind: kind.into(),
+            peer_index: None,
             vxlan: None,
         };
         assert!(is_pod_link(&link(&name, "veth")));

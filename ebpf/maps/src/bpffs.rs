@@ -1,7 +1,7 @@
 //! The BPF file system: mounted when it is not, and unmounted again only by those who mounted it.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs::{self, File},
     io,
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
@@ -13,6 +13,9 @@ const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 
 /// A directory in the root of a bpffs that says: this project mounted it. It goes with the mount.
 const MARKER: &str = "causeway-mounted";
+
+/// What the kernel itself puts into the root of a bpffs (`kernel/bpf/preload`).
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// bpffs could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +60,7 @@ pub enum BpffsError {
 
 /// Makes a directory for pins below `bpffs`, which is mounted if it is not.
 ///
-/// Several agents may do so at the same time, and [`unmount_if_ours`] may run beside them: a lock on the directory above
+/// Several agents may do so at the same time, and [`release`] may run beside them: a lock on the directory above
 /// the mount point orders them.
 pub fn prepare(bpffs: &Path, dir: &Path) -> Result<(), BpffsError> {
     let _lock = lock(bpffs)?;
@@ -75,19 +78,28 @@ pub fn prepare(bpffs: &Path, dir: &Path) -> Result<(), BpffsError> {
     })
 }
 
-/// Unmounts `bpffs` if this project mounted it and nothing but the project's own empty directories is left in it. Tells
-/// whether it did.
-pub fn unmount_if_ours(bpffs: &Path) -> Result<bool, BpffsError> {
+/// The reverse of [`prepare`]: removes `dir` and the directories above it as far as they are empty, and unmounts `bpffs` if
+/// this project mounted it and nothing is left in it. Tells whether it unmounted.
+pub fn release(bpffs: &Path, dir: &Path) -> Result<bool, BpffsError> {
     let _lock = lock(bpffs)?;
-    if !is_mounted(bpffs)? || !bpffs.join(MARKER).is_dir() {
+    if !is_mounted(bpffs)? {
         return Ok(false);
     }
-    remove_empty(&bpffs.join(crate::pins::ROOT));
+    for dir in dir
+        .ancestors()
+        .take_while(|dir| *dir != bpffs && dir.starts_with(bpffs))
+    {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => break,
+            _ => {}
+        }
+    }
     let entries = fs::read_dir(bpffs).map_err(|source| BpffsError::Examine {
         path: bpffs.to_owned(),
         source,
     })?;
-    if entries.flatten().any(|entry| entry.file_name() != MARKER) {
+    let expected = |name: &OsStr| name == MARKER || KERNELS_OWN.iter().any(|own| name == *own);
+    if !bpffs.join(MARKER).is_dir() || entries.flatten().any(|entry| !expected(&entry.file_name())) {
         return Ok(false);
     }
     let path = c_path(bpffs)?;
@@ -157,17 +169,6 @@ fn lock(bpffs: &Path) -> Result<File, BpffsError> {
         return Err(examine(io::Error::last_os_error()));
     }
     Ok(file)
-}
-
-/// Removes a tree of directories as far as they are empty.
-fn remove_empty(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_empty(&entry.path());
-        }
-    }
-    // Not empty, or not there: both leave things as they should be.
-    let _ = fs::remove_dir(dir);
 }
 
 fn c_path(path: &Path) -> Result<CString, BpffsError> {

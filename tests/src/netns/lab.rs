@@ -1,0 +1,456 @@
+//! Nodes on a bridged underlay, and their pods.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use causeway_agent::{
+    bpf::{
+        BackendId, Datapath, DatapathConfig, DatapathError, DesiredBackend, DesiredPod, DesiredRoute, DesiredService,
+        DesiredServices, MapSizes, TcAttachment, VipId, remove_pins,
+    },
+    net::{Network, NodeNetConfig, PodLink, PodNet, Tunnel, pod_link_name},
+};
+use causeway_maps::{PinnedMaps, Protocol, pins};
+use rtnetlink::{
+    LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    packet_route::link::{InfoData, InfoKind, InfoVeth},
+};
+
+use super::{Cgroup, Netns, TcpServer, UdpServer, connect, socket_in, unique};
+
+const VNI: u32 = 1;
+const VXLAN_PORT: u16 = 8472;
+const UPLINK: &str = "cw-up0";
+const BRIDGE: &str = "cw-br0";
+
+/// What a lab is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Number of nodes.
+    pub nodes: u8,
+    /// How programs are attached to interfaces.
+    pub tc: TcAttachment,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            tc: TcAttachment::Probe,
+        }
+    }
+}
+
+/// Some nodes that reach each other over a bridge.
+#[derive(Debug)]
+pub struct Lab {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    underlay: Netns,
+}
+
+/// A node: network namespace, cgroup, pins, data path.
+pub struct Node {
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Directory of its pins.
+    pub pin_dir: PathBuf,
+    /// Its part of the pod network.
+    pub tunnel: Tunnel,
+    number: u8,
+    cgroup: Cgroup,
+    tc: TcAttachment,
+    datapath: Option<Datapath>,
+    pods: Vec<DesiredPod>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("number", &self.number)
+            .field("pin_dir", &self.pin_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pod: a network namespace and a cgroup.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its veth pair.
+    pub link: PodLink,
+    /// What was asked for.
+    pub net: PodNet,
+    cgroup: PathBuf,
+}
+
+impl Lab {
+    /// Nodes 1, 2, … with routes to each other's pods.
+    pub fn new(settings: Settings) -> Self {
+        let underlay = Netns::new();
+        underlay.block_on(make_bridge);
+        let nodes: Vec<_> = (1..=settings.nodes)
+            .map(|number| Node::new(number, &underlay, settings.tc))
+            .collect();
+        for node in &nodes {
+            let others = nodes.iter().filter(|other| other.number != node.number);
+            let routes: Vec<_> = others.map(Node::route).collect();
+            node.datapath().sync_routes(&routes).expect("routes to the other nodes");
+        }
+        Self { nodes, underlay }
+    }
+
+    /// One node.
+    pub fn single() -> Self {
+        Self::new(Settings::default())
+    }
+
+    /// Two nodes.
+    pub fn pair() -> Self {
+        Self::new(Settings {
+            nodes: 2,
+            ..Settings::default()
+        })
+    }
+
+    /// Brings all nodes' services to these.
+    pub fn serve(&self, services: &[DesiredService]) {
+        for node in &self.nodes {
+            node.serve(services);
+        }
+    }
+
+    /// The namespace of the bridge.
+    pub fn underlay(&self) -> &Netns {
+        &self.underlay
+    }
+}
+
+async fn make_bridge() {
+    let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+    tokio::spawn(connection);
+    handle
+        .link()
+        .add(LinkBridge::new(BRIDGE).up().build())
+        .execute()
+        .await
+        .expect("a bridge");
+}
+
+/// A veth pair between the bridge and a node.
+async fn plug(port: String, node: i32, address: IpAddr) {
+    let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+    tokio::spawn(connection);
+    let peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(UPLINK.to_owned())
+        .setns_by_fd(node)
+        .build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(port.clone())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+    handle
+        .link()
+        .add(pair)
+        .execute()
+        .await
+        .unwrap_or_else(|error| panic!("a link for {address}: {error}"));
+    let (bridge, port) = (index(BRIDGE), index(&port));
+    let change = LinkUnspec::new_with_index(port).controller(bridge).up().build();
+    handle.link().set(change).execute().await.expect("a port of the bridge");
+}
+
+async fn address_uplink(address: IpAddr) {
+    let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+    tokio::spawn(connection);
+    let uplink = index(UPLINK);
+    handle
+        .address()
+        .add(uplink, address, 24)
+        .execute()
+        .await
+        .expect("an address for the uplink");
+    for link in [uplink, index("lo")] {
+        handle
+            .link()
+            .set(LinkUnspec::new_with_index(link).up().build())
+            .execute()
+            .await
+            .expect("a link that is up");
+    }
+}
+
+fn index(link: &str) -> u32 {
+    nix::net::if_::if_nametoindex(link).unwrap_or_else(|error| panic!("the link {link}: {error}"))
+}
+
+impl Node {
+    fn new(number: u8, underlay: &Netns, tc: TcAttachment) -> Self {
+        let netns = Netns::new();
+        let descriptor = netns.as_fd().as_raw_fd();
+        let address = underlay_address(number);
+        underlay.block_on(|| plug(format!("cw-port{number}"), descriptor, address));
+        netns.block_on(|| address_uplink(address));
+        let config = net_config(number);
+        let tunnel = netns
+            .block_on(|| async { Network::new()?.ensure_node(&config).await })
+            .expect("the node's network");
+        let cluster = format!("cwt{}-{}", std::process::id(), unique());
+        let pin_dir = pins::node_dir(Path::new(pins::BPFFS), &cluster, &format!("node{number}"));
+        let mut node = Self {
+            netns,
+            pin_dir,
+            tunnel,
+            number,
+            cgroup: Cgroup::new(),
+            tc,
+            datapath: None,
+            pods: Vec::new(),
+        };
+        node.open().expect("the data path");
+        node
+    }
+
+    /// What its data path is made from.
+    pub fn config(&self) -> DatapathConfig {
+        DatapathConfig {
+            bpffs: PathBuf::from(pins::BPFFS),
+            pin_dir: self.pin_dir.clone(),
+            cgroup_v2_dir: self.cgroup.path().to_owned(),
+            tunnel_ifindex: self.tunnel.ifindex,
+            uplink_ifindex: self.tunnel.uplink_ifindex,
+            node_address: underlay_address(self.number),
+            router_address: self.router_address(),
+            sizes: sizes(),
+            tc: self.tc,
+        }
+    }
+
+    /// Opens the data path, anew or over the pins that are there.
+    pub fn open(&mut self) -> Result<(), DatapathError> {
+        let config = self.config();
+        self.datapath = Some(self.netns.run(|| Datapath::open(&config))?);
+        Ok(())
+    }
+
+    /// Lets go of the data path, as an agent that dies.
+    pub fn close(&mut self) {
+        self.datapath = None;
+    }
+
+    /// The data path.
+    ///
+    /// # Panics
+    ///
+    /// When it is closed.
+    pub fn datapath(&self) -> &Datapath {
+        self.datapath.as_ref().expect("an open data path")
+    }
+
+    /// The pinned maps, as somebody else opens them.
+    pub fn maps(&self) -> PinnedMaps {
+        PinnedMaps::open(&self.pin_dir).expect("the pinned maps")
+    }
+
+    /// Its own address in its pod range.
+    pub fn router_address(&self) -> IpAddr {
+        pod_address(self.number, 1)
+    }
+
+    /// Its address in the underlay.
+    pub fn underlay_address(&self) -> IpAddr {
+        underlay_address(self.number)
+    }
+
+    /// Where others find its pods.
+    pub fn route(&self) -> DesiredRoute {
+        DesiredRoute {
+            address: pod_address(self.number, 0),
+            prefix_len: 24,
+            node: underlay_address(self.number),
+            vni: VNI,
+        }
+    }
+
+    /// Brings its services to these.
+    pub fn serve(&self, services: &[DesiredService]) {
+        let desired = DesiredServices {
+            services: services.iter().map(|service| self.localise(service)).collect(),
+        };
+        let report = self.datapath().sync_services(&desired);
+        assert!(report.not_applied.is_empty(), "{:?}", report.not_applied);
+    }
+
+    /// Backends of this node are local.
+    fn localise(&self, service: &DesiredService) -> DesiredService {
+        let mut service = service.clone();
+        for backend in &mut service.backends {
+            backend.local = self.pods.iter().any(|pod| pod.address == backend.id.address);
+        }
+        service
+    }
+
+    /// A new pod, with the `host`-th address of the node's range.
+    pub fn add_pod(&mut self, host: u8) -> Pod {
+        let netns = Netns::new();
+        let address = pod_address(self.number, host);
+        let net = PodNet {
+            netns: netns.path(),
+            host_link: pod_link_name(&format!("{:02x}{:02x}{:04x}", self.number, host, unique())),
+            address,
+            router_address: self.router_address(),
+            mtu_bytes: self.tunnel.mtu_bytes,
+        };
+        let link = self
+            .netns
+            .block_on(|| async { Network::new()?.attach_pod(&net).await })
+            .expect("the pod's network");
+        let datapath = self.datapath().clone();
+        let pod = DesiredPod {
+            address,
+            ifindex: link.ifindex,
+            pod_mac: link.pod_mac,
+            host_mac: link.host_mac,
+        };
+        self.netns
+            .run(|| datapath.attach_pod(link.ifindex))
+            .expect("the pod's program");
+        self.pods.push(pod);
+        datapath.sync_pods(&self.pods).expect("the pod in its map");
+        Pod {
+            netns,
+            address,
+            link,
+            net,
+            cgroup: self.cgroup.child(&format!("pod-{host}")),
+        }
+    }
+
+    /// A socket of a process of the node itself that runs in its cgroup.
+    pub fn socket(&self, domain: i32, kind: i32) -> OwnedFd {
+        socket_in(&self.netns, Some(self.cgroup.path()), domain, kind)
+    }
+
+    /// Connects from a process of the node itself.
+    pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+        connect(self.socket(libc::AF_INET, libc::SOCK_STREAM), to)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.datapath = None;
+        for error in remove_pins(Path::new(pins::BPFFS), &self.pin_dir) {
+            eprintln!("pins stay behind: {error}");
+        }
+    }
+}
+
+impl Pod {
+    /// A socket of one of its processes, which socket hooks see.
+    pub fn socket(&self, domain: i32, kind: i32) -> OwnedFd {
+        socket_in(&self.netns, Some(&self.cgroup), domain, kind)
+    }
+
+    /// A socket in its network namespace that no socket hook sees: its packets are balanced one by one.
+    pub fn unhooked_socket(&self, domain: i32, kind: i32) -> OwnedFd {
+        socket_in(&self.netns, None, domain, kind)
+    }
+
+    /// Connects from one of its processes.
+    pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+        connect(self.socket(libc::AF_INET, libc::SOCK_STREAM), to)
+    }
+
+    /// Connects past the socket hooks.
+    pub fn connect_unhooked(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+        connect(self.unhooked_socket(libc::AF_INET, libc::SOCK_STREAM), to)
+    }
+
+    /// Where a port of it is reached directly.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address, port)
+    }
+
+    /// Starts a TCP server that says `name`.
+    pub fn serve_tcp(&self, port: u16, name: &str) -> TcpServer {
+        TcpServer::start(self.socket(libc::AF_INET, libc::SOCK_STREAM), self.at(port), name)
+    }
+
+    /// Starts a UDP server that says `name`.
+    pub fn serve_udp(&self, port: u16, name: &str) -> UdpServer {
+        UdpServer::start(self.socket(libc::AF_INET, libc::SOCK_DGRAM), self.at(port), name)
+    }
+}
+
+/// A TCP service at `vip`, with port `port` of these pods behind it, all ready.
+pub fn tcp_service(vip: SocketAddr, port: u16, pods: &[&Pod]) -> DesiredService {
+    service(vip, Protocol::TCP, port, pods)
+}
+
+/// A UDP service at `vip`, with port `port` of these pods behind it, all ready.
+pub fn udp_service(vip: SocketAddr, port: u16, pods: &[&Pod]) -> DesiredService {
+    service(vip, Protocol::UDP, port, pods)
+}
+
+fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> DesiredService {
+    let backend = |pod: &&Pod| DesiredBackend {
+        id: BackendId {
+            address: pod.address,
+            port,
+            protocol,
+            ready_always: false,
+        },
+        ready: true,
+        terminating: false,
+        local: false,
+    };
+    DesiredService {
+        vip: VipId {
+            address: vip.ip(),
+            port: vip.port(),
+            protocol,
+        },
+        name: format!("default/test:{}", vip.port()),
+        affinity_seconds: 0,
+        backends: pods.iter().map(backend).collect(),
+    }
+}
+
+fn net_config(number: u8) -> NodeNetConfig {
+    NodeNetConfig {
+        uplink: UPLINK.to_owned(),
+        vxlan_port: VXLAN_PORT,
+        cluster_range: (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 16),
+        pod_range: (pod_address(number, 0), 24),
+        router_address: pod_address(number, 1),
+    }
+}
+
+fn underlay_address(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(172, 30, 0, number))
+}
+
+fn pod_address(number: u8, host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 244, number, host))
+}
+
+/// Small: many tests run side by side.
+fn sizes() -> MapSizes {
+    MapSizes {
+        services: 256,
+        slots: 65_536,
+        backends: 1_024,
+        pods: 64,
+        routes: 64,
+        conntrack: 4_096,
+        conntrack_new: 4_096,
+        socket_replies: 1_024,
+    }
+}

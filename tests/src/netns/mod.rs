@@ -1,0 +1,23 @@
+//! Nodes and pods without agents: network namespaces on a bridge, and the agent's own network and data-path code in them.
+//!
+//! Namespaces here have no names: they live as long as a descriptor of theirs is open, so nothing of them is left behind
+//! however a test ends, and every link goes with them. What could stay (cgroups, pins) is removed by guards.
+
+mod cgroup;
+mod lab;
+mod namespace;
+mod server;
+mod socket;
+
+pub use cgroup::Cgroup;
+pub use lab::{Lab, Node, Pod, Settings, tcp_service, udp_service};
+pub use namespace::Netns;
+pub use server::{TcpServer, UdpServer};
+pub use socket::{ask, connect, socket_in};
+
+/// A number that no other test of this process gets.
+pub fn unique() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
