@@ -10,7 +10,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::{rows::Rows, sources::Source};
-use crate::{error::CliError, table::Table};
+use crate::{
+    error::{CliError, Failures},
+    table::Table,
+};
 
 /// Options of `causeway bpf`.
 #[derive(Debug, Args)]
@@ -82,14 +85,18 @@ enum Format {
 /// Shows what the maps hold.
 pub fn run(args: &BpfArgs, out: &mut impl Write) -> Result<(), CliError> {
     let sources = sources::find(&args.pins, args.cluster.as_deref(), args.node.as_deref())?;
+    let mut failures = Failures::default();
     let mut read = Vec::new();
     for source in sources {
         let open = || rows::read(args.what, &causeway_maps::PinnedMaps::open(&source.dir)?);
         let rows = open().map_err(|error| CliError::NodeMaps {
             node: source.title(),
             source: Box::new(error),
-        })?;
-        read.push((source, rows));
+        });
+        // A node that goes away meanwhile does not hide the others.
+        if let Some(rows) = failures.keep(rows) {
+            read.push((source, rows));
+        }
     }
     let text = match args.output {
         Some(Format::Json) => format!("{:#}\n", document(&read)),
@@ -100,7 +107,8 @@ pub fn run(args: &BpfArgs, out: &mut impl Write) -> Result<(), CliError> {
             table(&read, format == Some(Format::Wide)).render(!args.no_headers)
         }
     };
-    out.write_all(text.as_bytes()).map_err(CliError::Output)
+    out.write_all(text.as_bytes()).map_err(CliError::Output)?;
+    failures.finish()
 }
 
 /// The rows of all nodes; which node, and which cluster, only where there are several.
