@@ -4,7 +4,7 @@
 //! is undone at once: namespaces and mounts are made in a thread of their own and vanish with it.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -38,8 +38,17 @@ pub struct Missing {
 
 /// Some needed things are not there.
 #[derive(Debug, thiserror::Error)]
-#[error("this machine cannot run pods:{}", .0.iter().map(|missing| format!("\n  - {missing}")).collect::<String>())]
+#[error("this machine cannot run pods:{}", Listed(.0))]
 pub struct Unfit(pub Vec<Missing>);
+
+/// Below a message, one a line.
+struct Listed<'a>(&'a [Missing]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|missing| write!(f, "\n  - {missing}"))
+    }
+}
 
 /// Tries everything the agent needs.
 pub fn check() -> Vec<Check> {
@@ -151,7 +160,7 @@ fn kernel_btf() -> Result<String, String> {
     }
 }
 
-/// Where the cgroup v2 hierarchy is mounted, according to `mountinfo` (proc_pid_mountinfo(5)).
+/// Where the cgroup v2 hierarchy is mounted, according to `mountinfo` (`proc_pid_mountinfo(5)`).
 fn cgroup_v2_mount(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
@@ -159,11 +168,12 @@ fn cgroup_v2_mount(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+static TRIES: AtomicU32 = AtomicU32::new(0);
+
 fn cgroup_v2() -> Result<String, String> {
     let mountinfo =
         fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
     let root = cgroup_v2_mount(&mountinfo).ok_or("no cgroup v2 hierarchy is mounted")?;
-    static TRIES: AtomicU32 = AtomicU32::new(0);
     let number = TRIES.fetch_add(1, Ordering::Relaxed);
     let probe = root.join(format!("causeway-check-{}-{number}", std::process::id()));
     fs::create_dir(&probe).map_err(|error| format!("creating a cgroup below {} failed: {error}", root.display()))?;

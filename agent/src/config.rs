@@ -47,7 +47,7 @@ pub struct Run {
     /// Name of the node [default: the host's name].
     #[arg(long, env = "CAUSEWAY_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Control plane: http://HOST:PORT or unix:///PATH [default: unix:///run/causeway/CLUSTER/control.sock].
+    /// Control plane: `http://HOST:PORT` or `unix:///PATH` [default: `unix:///run/causeway/CLUSTER/control.sock`].
     #[arg(long, env = "CAUSEWAY_CONTROL")]
     pub control: Option<String>,
     /// Address by which other nodes reach this one [default: the uplink's first IPv4 address].
@@ -95,7 +95,7 @@ pub struct Run {
     /// Most processes and threads in one pod.
     #[arg(long, env = "CAUSEWAY_POD_PIDS", default_value_t = 4096)]
     pub pod_pids: u64,
-    /// File that becomes the pods' /etc/resolv.conf.
+    /// File that becomes the pods' `/etc/resolv.conf`.
     #[arg(long, env = "CAUSEWAY_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// Restart delays.
@@ -290,7 +290,7 @@ fn default_route() -> Option<String> {
     parse_default_route(&fs::read_to_string("/proc/thread-self/net/route").ok()?)
 }
 
-/// Columns: interface, destination, gateway, flags, …, mask (proc_pid_net(5)).
+/// Columns: interface, destination, gateway, flags, …, mask (`proc_pid_net(5)`).
 fn parse_default_route(table: &str) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
@@ -302,8 +302,8 @@ fn first_address(interface: &str) -> Option<Ipv4Addr> {
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
     let of_interface = addresses.filter(|address| address.interface_name == interface);
     of_interface
-        .filter_map(|address| address.address?.as_sockaddr_in().map(|address| address.ip()))
-        .next()
+        .filter_map(|address| address.address)
+        .find_map(|address| Some(address.as_sockaddr_in()?.ip()))
 }
 
 /// "250ms", "10s", "5m", "1h".
@@ -379,7 +379,7 @@ mod tests {
     #[test]
     fn durations_have_units() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
         for bad in ["5", "s", "", "1d", "-1s", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -308,9 +308,9 @@ impl Agent<'_> {
                     _ => Health::Ready,
                 };
                 health.send_if_modified(|health| {
-                    let changed = *health != now;
+                    let differs = *health != now;
                     *health = now;
-                    changed
+                    differs
                 });
                 changes.changed().await;
             }

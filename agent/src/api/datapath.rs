@@ -56,7 +56,7 @@ impl DatapathMetrics {
             _ => {
                 let fresh = count(&self.pin_dir)
                     .inspect_err(|error| {
-                        tracing::warn!(error = crate::reconcile::pods::chain(error), "maps not counted")
+                        tracing::warn!(error = crate::reconcile::pods::chain(error), "maps not counted");
                     })
                     .ok()?;
                 *cached = Some((Instant::now(), fresh.clone()));

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::reconcile::node::desired::Health;
 
-/// The OpenMetrics text format.
+/// The `OpenMetrics` text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A socket could not be opened.

@@ -20,7 +20,7 @@ const QUEUE: usize = 1024;
 /// Repetitions are written at most this often per event.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// An event that did not repeat for so long is written anew when it does.
-const FORGET_AFTER: Duration = Duration::from_secs(3600);
+const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// Longest message the API takes, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
@@ -370,7 +370,7 @@ mod tests {
                 None
             );
         }
-        assert_eq!(known.due(now), [key.clone()]);
+        assert_eq!(known.due(now), std::slice::from_ref(&key));
         let event = known.written_form(&key).unwrap();
         assert_eq!((event.count, event.meta().resource_version.as_str()), (4, "7"));
         known.stored(&key, event);

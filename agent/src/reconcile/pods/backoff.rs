@@ -20,8 +20,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             base: Duration::from_secs(10),
-            max: Duration::from_secs(300),
-            reset_after: Duration::from_secs(600),
+            max: Duration::from_mins(5),
+            reset_after: Duration::from_mins(10),
         }
     }
 }
@@ -80,8 +80,8 @@ mod tests {
 
     const POLICY: Policy = Policy {
         base: Duration::from_secs(10),
-        max: Duration::from_secs(300),
-        reset_after: Duration::from_secs(600),
+        max: Duration::from_mins(5),
+        reset_after: Duration::from_mins(10),
     };
 
     #[test]

@@ -80,7 +80,7 @@ fn field(pod: &Pod, path: &str, facts: NodeFacts<'_>) -> Option<String> {
 }
 
 /// Replaces `$(NAME)` by the variable's value. An unknown name stays as it is; `$$` is a dollar sign that begins no
-/// reference (Kubernetes' third_party/forked/golang/expansion).
+/// reference (Kubernetes' `third_party/forked/golang/expansion`).
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -94,13 +94,12 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
         }
         let reference = after.strip_prefix('(').and_then(|inner| inner.split_once(')'));
         if let Some((name, tail)) = reference {
-            match lookup(name) {
-                Some(value) => out.push_str(&value),
-                None => {
-                    out.push_str("$(");
-                    out.push_str(name);
-                    out.push(')');
-                }
+            if let Some(value) = lookup(name) {
+                out.push_str(&value);
+            } else {
+                out.push_str("$(");
+                out.push_str(name);
+                out.push(')');
             }
             rest = tail;
         } else {

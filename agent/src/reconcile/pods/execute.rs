@@ -165,7 +165,7 @@ impl<M: Machine> Worker<M> {
         let image = match image_of(&*self.context.machine, &container).await {
             Ok(image) => image,
             Err(failure) => {
-                self.start_failed(name, failure);
+                self.start_failed(name, &failure);
                 return Ok(());
             }
         };
@@ -208,7 +208,7 @@ impl<M: Machine> Worker<M> {
                     reason: "CreateContainerConfigError",
                     message: chain(&error),
                 };
-                return self.start_failed(name, failure);
+                return self.start_failed(name, &failure);
             }
         };
         if attempt == 0 {
@@ -230,7 +230,7 @@ impl<M: Machine> Worker<M> {
             Err(error) => {
                 self.start_failed(
                     name,
-                    StartFailure {
+                    &StartFailure {
                         reason: "CreateContainerError",
                         message: chain(&error),
                     },
@@ -239,7 +239,7 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    fn start_failed(&mut self, name: &str, failure: StartFailure) {
+    fn start_failed(&mut self, name: &str, failure: &StartFailure) {
         let policy = self.context.delays.retry;
         let live = self.live.entry(name.to_owned()).or_default();
         live.start_failures.fail(&policy, SystemTime::now(), Duration::ZERO);
@@ -311,7 +311,10 @@ impl<M: Machine> Worker<M> {
         let (Run::Running { started_at }, Some(address)) = (&record.run, self.record.address) else {
             return;
         };
-        let (attempt, started, ready) = (record.restart_count, record.started, record.ready);
+        // Without a probe the verdict is fixed, whatever is on record.
+        let first = first_verdict(container);
+        let (started, ready) = (record.started || first.started, record.ready || first.ready);
+        let attempt = record.restart_count;
         self.gate.running(
             &container.name,
             attempt,

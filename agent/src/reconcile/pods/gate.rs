@@ -180,8 +180,11 @@ mod tests {
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 7);
 
-    fn gate(containers: &[&str]) -> (Gate, Arc<Mutex<Vec<(bool, bool)>>>) {
-        let seen: Arc<Mutex<Vec<_>>> = Arc::default();
+    /// READY and TERMINATING as they were told, in order.
+    type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
+
+    fn gate(containers: &[&str]) -> (Gate, Seen) {
+        let seen = Seen::default();
         let log = Arc::clone(&seen);
         let gate = Gate::new(containers.iter().copied(), move |address, readiness| {
             assert_eq!(address, ADDRESS);

@@ -11,15 +11,10 @@ use tokio::{sync::broadcast, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::Context,
-    execute::chain,
-    inbox::Inbox,
-    machine::Machine,
-    model::Run,
-    record::{ContainerRecord, Record},
+    adopt::first_record, context::Context, execute::chain, inbox::Inbox, machine::Machine, record::Record,
     worker::Worker,
 };
-use crate::runtime::{Exit, ExitReason, SandboxId, SandboxState};
+use crate::runtime::{SandboxId, SandboxState};
 
 /// Everything is compared again this often, whatever happens.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -93,14 +88,14 @@ impl<M: Machine> Manager<M> {
     /// Runs until `stop`. The pods go on.
     pub async fn run(mut self, mut sandboxes: broadcast::Receiver<SandboxId>, stop: CancellationToken) {
         let mut changes = self.pods.changes();
-        let mut pass = tokio::time::interval(FULL_PASS);
+        let mut full = tokio::time::interval(FULL_PASS);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = changes.changed() => self.pass().await,
-                _ = pass.tick() => self.pass().await,
+                _ = full.tick() => self.pass().await,
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),
-                changed = sandboxes.recv() => match changed {
+                event = sandboxes.recv() => match event {
                     Ok(id) => self.wake(&id.0),
                     Err(broadcast::error::RecvError::Lagged(_)) => self.workers.values().for_each(|inbox| inbox.wake()),
                     // The runtime is gone: the agent is about to stop. The full passes go on.
@@ -190,56 +185,9 @@ impl<M: Machine> Manager<M> {
     }
 }
 
-/// The record of a pod this node does not remember. It may have run here all the same, if the record was lost: then its
-/// sandbox still knows its address, and the API server whether it has ended.
-fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Record {
-    let mut record = Record::new(pod, now);
-    let addresses = stray
-        .and_then(|state| state.spec.as_ref())
-        .map(|spec| spec.addresses.as_slice());
-    record.address = addresses.into_iter().flatten().find_map(|address| match address {
-        std::net::IpAddr::V4(address) => Some(*address),
-        std::net::IpAddr::V6(_) => None,
-    });
-    let status = record.pod.status.clone().unwrap_or_default();
-    if matches!(status.phase.as_str(), "Succeeded" | "Failed") {
-        for container in status.init_container_statuses.iter().chain(&status.container_statuses) {
-            let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
-            let run = ended.map_or(Run::Never, |ended| {
-                let time = |at: Option<prost_types::Timestamp>| at.and_then(|at| at.try_into().ok()).unwrap_or(now);
-                Run::Exited(Exit {
-                    exit_code: ended.exit_code,
-                    signal: ended.signal,
-                    reason: if ended.exit_code == 0 {
-                        ExitReason::Completed
-                    } else {
-                        ExitReason::Error
-                    },
-                    message: ended.message.clone(),
-                    started_at: time(ended.started_at),
-                    finished_at: time(ended.finished_at),
-                })
-            });
-            let restart_count = u32::try_from(container.restart_count).unwrap_or(0);
-            let known = ContainerRecord {
-                run,
-                restart_count,
-                image_id: container.image_id.clone(),
-                container_id: container.container_id.clone(),
-                ..ContainerRecord::default()
-            };
-            record.containers.insert(container.name.clone(), known);
-        }
-    }
-    record
-}
-
 #[cfg(test)]
 mod tests {
-    use causeway_proto::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodStatus};
-
-    use super::{super::fixture, *};
-    use crate::runtime::SandboxSpec;
+    use super::*;
 
     fn set<'a>(uids: &[&'a str]) -> BTreeSet<&'a str> {
         uids.iter().copied().collect()
@@ -262,47 +210,5 @@ mod tests {
                 gone: vec!["a".into()]
             }
         );
-    }
-
-    #[test]
-    fn a_pod_that_ended_is_not_run_again_by_a_node_that_forgot_it() {
-        let mut pod = fixture::pod("Never", &[], &["web"]);
-        let terminated = Some(ContainerStateTerminated {
-            exit_code: 3,
-            ..ContainerStateTerminated::default()
-        });
-        pod.status = Some(PodStatus {
-            phase: "Failed".into(),
-            container_statuses: vec![ContainerStatus {
-                name: "web".into(),
-                state: Some(ContainerState {
-                    terminated,
-                    ..ContainerState::default()
-                }),
-                ..ContainerStatus::default()
-            }],
-            ..PodStatus::default()
-        });
-        let record = first_record(pod.clone(), None, fixture::at(0));
-        assert!(matches!(&record.containers["web"].run, Run::Exited(exit) if exit.exit_code == 3));
-        pod.status.as_mut().unwrap().phase = "Running".into();
-        assert!(first_record(pod, None, fixture::at(0)).containers.is_empty());
-    }
-
-    #[test]
-    fn a_lost_records_address_comes_from_the_sandbox() {
-        let pod = fixture::pod("Always", &[], &["web"]);
-        let spec = SandboxSpec {
-            addresses: vec!["10.244.0.9".parse().unwrap()],
-            ..SandboxSpec::default()
-        };
-        let stray = SandboxState {
-            id: "u-1".into(),
-            spec: Some(spec),
-            holder: Some(1),
-            containers: Vec::new(),
-        };
-        let record = first_record(pod, Some(&stray), fixture::at(0));
-        assert_eq!(record.address, Some("10.244.0.9".parse().unwrap()));
     }
 }

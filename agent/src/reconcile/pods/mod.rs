@@ -8,6 +8,7 @@
 //! only because the API server said so, never because it was silent.
 
 pub mod address;
+pub mod adopt;
 pub mod backoff;
 pub mod context;
 pub mod env;

@@ -34,7 +34,7 @@ pub enum Run {
 /// Why something is not going on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
-    /// CamelCase word for machines ("ErrImagePull").
+    /// `CamelCase` word for machines ("ErrImagePull").
     pub reason: String,
     /// For people.
     pub message: String,
@@ -195,6 +195,15 @@ impl RestartPolicy {
             "OnFailure" => Self::OnFailure,
             "Never" => Self::Never,
             _ => Self::Always,
+        }
+    }
+
+    /// The policy for one container of the pod: an init container that has succeeded is done even in a pod that is always
+    /// restarted.
+    pub fn of_container(pod: &Pod, init: bool) -> Self {
+        match (pod.spec.as_ref().map_or(Self::Always, Self::of), init) {
+            (Self::Always, true) => Self::OnFailure,
+            (policy, _) => policy,
         }
     }
 

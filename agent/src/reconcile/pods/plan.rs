@@ -108,21 +108,17 @@ fn run(plan: &mut Plan, view: &PodView<'_>, delays: &Delays, now: SystemTime) {
             return;
         }
     }
-    let policy = view.restart_policy();
     if let Some(container) = view
         .init
         .iter()
         .find(|container| !container.exit().is_some_and(succeeded))
     {
-        // One after the other; the next begins when this one has succeeded. An init container is never "done" by failing.
-        let policy = if policy == RestartPolicy::Never {
-            policy
-        } else {
-            RestartPolicy::OnFailure
-        };
+        // One after the other; the next begins when this one has succeeded.
+        let policy = RestartPolicy::of_container(view.pod, true);
         keep_running(plan, view, container, policy, delays, now);
         return;
     }
+    let policy = view.restart_policy();
     for container in &view.containers {
         keep_running(plan, view, container, policy, delays, now);
     }

@@ -14,8 +14,8 @@ use super::{
 const DELAYS: Delays = Delays {
     restart: Policy {
         base: Duration::from_secs(10),
-        max: Duration::from_secs(300),
-        reset_after: Duration::from_secs(600),
+        max: Duration::from_mins(5),
+        reset_after: Duration::from_mins(10),
     },
     retry: Policy {
         base: Duration::from_secs(1),

@@ -100,15 +100,14 @@ pub fn container_spec(
 ) -> Result<ContainerSpec, ConfigError> {
     let meta = pod.metadata.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
-    let mut variables = vec![("HOSTNAME".to_owned(), hostname(&meta.name, &spec.hostname))];
-    variables.extend(env::environment(
-        pod,
-        container,
-        NodeFacts {
-            pod_ip,
-            host_ip: &node.host_ip,
-        },
-    )?);
+    let facts = NodeFacts {
+        pod_ip,
+        host_ip: &node.host_ip,
+    };
+    let mut variables = env::environment(pod, container, facts)?;
+    if variables.iter().all(|(name, _)| name != "HOSTNAME") {
+        variables.insert(0, ("HOSTNAME".to_owned(), hostname(&meta.name, &spec.hostname)));
+    }
     let expand = |text: &String| {
         env::expand(text, |name| {
             variables
@@ -119,8 +118,8 @@ pub fn container_spec(
     };
     let command: Vec<_> = container.command.iter().map(expand).collect();
     let args: Vec<_> = container.args.iter().map(expand).collect();
-    let argv = image.config.argv(&command, &args);
-    if argv.is_empty() {
+    let command_line = image.config.argv(&command, &args);
+    if command_line.is_empty() {
         return Err(ConfigError::NoCommand(container.image.clone()));
     }
     let cwd = if container.working_dir.is_empty() {
@@ -135,7 +134,7 @@ pub fn container_spec(
         image: container.image.clone(),
         image_id: image.id.clone(),
         rootfs: image.rootfs.clone(),
-        argv,
+        argv: command_line,
         env: image.config.environment(&variables),
         cwd: cwd.clone(),
         user: user(&spec, container, image)?,

@@ -81,6 +81,25 @@ fn manifest_and_image_together_say_what_runs() {
 }
 
 #[test]
+fn a_host_name_of_the_manifests_own_wins() {
+    let pod = pod("Always", &[], &["web"]);
+    let mut container = pod.spec.as_ref().unwrap().containers[0].clone();
+    container.env = vec![EnvVar {
+        name: "HOSTNAME".into(),
+        value: "mine".into(),
+        value_from: None,
+    }];
+    let spec = container_spec(&pod, &container, 0, &image(), "", &node()).unwrap();
+    let names: Vec<_> = spec
+        .env
+        .iter()
+        .filter(|(name, _)| name == "HOSTNAME")
+        .map(|(_, value)| value)
+        .collect();
+    assert_eq!(names, ["mine"]);
+}
+
+#[test]
 fn a_container_without_a_program_is_refused() {
     let pod = pod("Always", &[], &["web"]);
     let container = &pod.spec.as_ref().unwrap().containers[0];

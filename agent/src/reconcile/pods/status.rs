@@ -199,10 +199,7 @@ fn states(
             (waiting(reason, message), last)
         }
         Run::Exited(exit) => {
-            let policy = match (view.restart_policy(), init) {
-                (RestartPolicy::Always, true) => RestartPolicy::OnFailure,
-                (policy, _) => policy,
-            };
+            let policy = RestartPolicy::of_container(view.pod, init);
             let again = policy.restarts(exit) && view.termination.is_none();
             if let Some(trouble) = container.trouble.as_ref().filter(|_| again) {
                 return (

@@ -12,8 +12,8 @@ use crate::runtime::ExitReason;
 
 const RESTART: Policy = Policy {
     base: Duration::from_secs(10),
-    max: Duration::from_secs(300),
-    reset_after: Duration::from_secs(600),
+    max: Duration::from_mins(5),
+    reset_after: Duration::from_mins(10),
 };
 
 fn compute(view: &PodView<'_>) -> PodStatus {

@@ -17,7 +17,7 @@ use super::{
     gate::Gate,
     inbox::{self, Inbox},
     machine::Machine,
-    model::{ContainerView, PodView, Run, Sandbox, Stopping, Termination, Trouble, Verdict},
+    model::{ContainerView, PodView, RestartPolicy, Run, Sandbox, Stopping, Termination, Trouble, Verdict},
     plan::plan,
     record::{ContainerRecord, Ending, Record},
     spec,
@@ -216,24 +216,27 @@ impl<M: Machine> Worker<M> {
             record.run = Run::Exited(lost(*started_at, now));
         }
         let live = self.live.entry(spec.name.clone()).or_default();
-        match (&before, &record.run) {
-            (Run::Exited(_), _) | (_, Run::Never | Run::Running { .. }) => {}
-            (_, Run::Exited(exit)) => {
+        if let Run::Exited(exit) = &record.run
+            && !matches!(before, Run::Exited(_))
+        {
+            tracing::info!(
+                container = spec.name,
+                exit_code = exit.exit_code,
+                reason = exit.reason.as_str(),
+                message = exit.message,
+                "container ended"
+            );
+            self.context.metrics.exited(exit.reason);
+            if RestartPolicy::of_container(&self.record.pod, init).restarts(exit) {
                 record.crashes.fail(&policy, exit.finished_at.min(now), exit.ran());
-                tracing::info!(
-                    container = spec.name,
-                    exit_code = exit.exit_code,
-                    reason = exit.reason.as_str(),
-                    message = exit.message,
-                    "container ended"
-                );
-                self.context.metrics.exited(exit.reason);
                 if !policy.delay(record.crashes.failures).is_zero() && self.record.ending.is_none() {
                     let message = format!("Back-off restarting failed container {}", spec.name);
                     self.context
                         .recorder
                         .record(&self.record.pod, Severity::Warning, "BackOff", message);
                 }
+            } else {
+                record.crashes = Backoff::default();
             }
         }
         if matches!(record.run, Run::Running { .. }) {

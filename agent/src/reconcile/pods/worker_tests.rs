@@ -32,7 +32,7 @@ fn context(directory: &TempDir) -> Arc<Context<Fake>> {
     let quick = |ms| Policy {
         base: Duration::from_millis(ms),
         max: Duration::from_millis(ms),
-        reset_after: Duration::from_secs(600),
+        reset_after: Duration::from_mins(10),
     };
     Arc::new(Context {
         machine: Arc::default(),
@@ -298,7 +298,7 @@ async fn a_lost_sandbox_is_made_anew_and_init_containers_run_again() {
 
 /// The sandbox of a pod that has run for a while.
 fn running_sandbox() -> SandboxState {
-    let started_at = SystemTime::now() - Duration::from_secs(60);
+    let started_at = SystemTime::now() - Duration::from_mins(1);
     SandboxState {
         id: "u-1".into(),
         spec: Some(SandboxSpec::default()),
@@ -344,6 +344,15 @@ async fn a_restarted_agent_takes_no_pod_out_of_service() {
         scene.fake.log().last().map(String::as_str),
         Some("ready=false terminating=false")
     );
+}
+
+#[tokio::test]
+async fn a_container_without_probes_is_ready_whatever_a_lost_record_said() {
+    let mut record = old_record(fixture::pod("Always", &[], &["web"]));
+    record.containers.clear();
+    let scene = Scene::from_record(record, false, |context| context.machine.place(running_sandbox()));
+    let ready = "ready=true terminating=false";
+    scene.logged(&[ready, "attach 10.244.1.9", ready]).await;
 }
 
 #[tokio::test]
