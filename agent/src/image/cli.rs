@@ -58,14 +58,14 @@ pub fn run(command: ImageCommand) -> Result<(), ImageError> {
                 .max()
                 .unwrap_or(0)
                 .max("REFERENCE".len());
-            let mut text = format!("{:width$}  {:71}  SIZE\n", "REFERENCE", "DIGEST");
+            print(&format!("{:width$}  {:71}  SIZE\n", "REFERENCE", "DIGEST"))?;
             for image in images {
-                text += &format!(
+                print(&format!(
                     "{:width$}  {:71}  {}\n",
                     image.reference, image.digest, image.size_bytes
-                );
+                ))?;
             }
-            print(&text)
+            Ok(())
         }
         ImageCommand::Remove { state_dir, reference } => ImageStore::open(&state_dir)?.remove(&reference),
     }

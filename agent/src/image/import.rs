@@ -219,8 +219,8 @@ impl Source<'_> {
                 let manifest = serde_json::json!({
                     "schemaVersion": 2,
                     "mediaType": MediaType::ImageManifest.to_string(),
-                    "config": describe(&MediaType::ImageConfig.to_string(), &config),
-                    "layers": layers.iter().map(|layer| describe(&MediaType::ImageLayer.to_string(), layer)).collect::<Vec<_>>(),
+                    "config": describe(MediaType::ImageConfig.as_ref(), &config),
+                    "layers": layers.iter().map(|layer| describe(MediaType::ImageLayer.as_ref(), layer)).collect::<Vec<_>>(),
                 })
                 .to_string();
                 let mut hashing = Hashing::new(manifest.as_bytes());

@@ -9,8 +9,9 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -555,13 +556,12 @@ impl<R> Hashing<R> {
 
     /// The digest of what was read.
     pub fn digest(self) -> String {
-        let hex: String = self
-            .hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("sha256:{hex}")
+        let mut digest = "sha256:".to_owned();
+        for byte in self.hasher.finalize() {
+            // Writing to a String cannot fail.
+            let _ = write!(digest, "{byte:02x}");
+        }
+        digest
     }
 }
 

@@ -58,10 +58,10 @@ impl Drop for Prober {
 async fn run_all(probes: ContainerProbes, exec: Arc<dyn ExecRunner>, report: impl Fn(ProbeEvent) + Send + Sync) {
     let start = Instant::now();
     let follow = |kind, spec| follow(&probes, kind, spec, start, &*exec, &report);
-    if let Some(spec) = &probes.startup {
-        if follow(ProbeKind::Startup, spec).await != Verdict::Success {
-            return;
-        }
+    if let Some(spec) = &probes.startup
+        && follow(ProbeKind::Startup, spec).await != Verdict::Success
+    {
+        return;
     }
     let liveness = async {
         if let Some(spec) = &probes.liveness {
@@ -215,8 +215,8 @@ mod tests {
         assert!(next(&mut events).await.is_none());
         drop(prober);
 
-        let probes = probes(None, Some(spec("live", 1)), Some(spec("ready", 1)));
-        let (_prober, mut events) = start(probes, &[("live", &[1]), ("ready", &[1, 0])]);
+        let both = probes(None, Some(spec("live", 1)), Some(spec("ready", 1)));
+        let (_prober, mut events) = start(both, &[("live", &[1]), ("ready", &[1, 0])]);
         let mut kinds = Vec::new();
         for _ in 0..6 {
             kinds.push(next(&mut events).await.unwrap().kind);

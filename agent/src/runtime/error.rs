@@ -84,7 +84,7 @@ pub enum RuntimeError {
     Layout(#[from] crate::cgroup::layout::LayoutError),
     /// The node's cgroups could not be made.
     #[error("cannot make the node's cgroups")]
-    NodeCgroup(#[source] crate::cgroup::tree::CgroupError),
+    NodeCgroup(#[source] Box<crate::cgroup::tree::CgroupError>),
     /// The agent is ending.
     #[error("interrupted")]
     Cancelled,
@@ -95,7 +95,7 @@ pub enum RuntimeError {
         id: SandboxId,
         /// Why.
         #[source]
-        source: crate::cgroup::tree::CgroupError,
+        source: Box<crate::cgroup::tree::CgroupError>,
     },
 }
 

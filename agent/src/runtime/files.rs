@@ -133,10 +133,10 @@ pub(crate) fn write_atomic(path: &Path, text: &[u8], durability: Durability) -> 
         file.sync_all()?;
     }
     fs::rename(&temporary, path)?;
-    if durability == Durability::Disk {
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
+    if durability == Durability::Disk
+        && let Some(parent) = path.parent()
+    {
+        File::open(parent)?.sync_all()?;
     }
     Ok(())
 }

@@ -103,7 +103,9 @@ impl Runtime {
             std::fs::create_dir_all(&pods).map_err(at("make", &pods))?;
             remove::empty_trash(&config.trash()).map_err(at("empty", &config.trash()))?;
             let cgroups = Cgroups::new(Layout::detect()?, &config.cgroup_parent);
-            cgroups.create_node().map_err(RuntimeError::NodeCgroup)?;
+            cgroups
+                .create_node()
+                .map_err(|error| RuntimeError::NodeCgroup(Box::new(error)))?;
             for uid in cgroups.pods().iter().filter(|uid| !pods.join(uid).exists()) {
                 let failures = remove::remove(&cgroups, uid, &PodDir(pods.join(uid)), &config.trash());
                 for failure in failures {
@@ -205,7 +207,10 @@ impl Runtime {
             let (inner, id) = (Arc::clone(&self.inner), id.clone());
             blocking(move || {
                 let leaf = inner.cgroups.create_leaf(&id.0, &spec.name, &spec.resources);
-                let leaf = leaf.map_err(|source| RuntimeError::Cgroup { id, source })?;
+                let leaf = leaf.map_err(|source| RuntimeError::Cgroup {
+                    id,
+                    source: Box::new(source),
+                })?;
                 Ok(Start {
                     spec,
                     procs: leaf.procs,
@@ -223,7 +228,7 @@ impl Runtime {
             tracing::warn!(pod.uid = %id, failure = remove::chain(&error), "old attempts stay on disk");
         }
         match reply {
-            Reply::Container(state) => Ok(state),
+            Reply::Container(state) => Ok(*state),
             other => Err(unexpected(id, &other)),
         }
     }
@@ -248,7 +253,7 @@ impl Runtime {
             )
             .await?
         {
-            Reply::Container(state) => Ok(state),
+            Reply::Container(state) => Ok(*state),
             other => Err(unexpected(id, &other)),
         }
     }

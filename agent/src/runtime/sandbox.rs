@@ -84,7 +84,10 @@ pub(super) fn prepare(
     spec: &SandboxSpec,
 ) -> Result<(), RuntimeError> {
     let id = spec.id();
-    let cgroup = |source| RuntimeError::Cgroup { id: id.clone(), source };
+    let cgroup = |source| RuntimeError::Cgroup {
+        id: id.clone(),
+        source: Box::new(source),
+    };
     cgroups.kill_pod(&spec.uid).map_err(cgroup)?;
     settle_lost(dir)?;
     cgroups.create_pod(&spec.uid, &spec.resources).map_err(cgroup)?;

@@ -16,7 +16,7 @@ async fn status(node: &Node, spec: impl FnOnce(&mut ContainerSpec)) -> BTreeMap<
     );
     spec(&mut container);
     let (_, output) = node.run(&id, container).await;
-    let fields = output.lines().filter_map(|line| line.split_once(":"));
+    let fields = output.lines().filter_map(|line| line.split_once(':'));
     fields
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect()
@@ -38,10 +38,11 @@ async fn refused(node: &Node, spec: ContainerSpec) {
 }
 
 fn script(commands: &[&str]) -> String {
-    commands
+    let tries: Vec<_> = commands
         .iter()
-        .map(|command| format!("if {command}; then echo ALLOWED; else echo refused; fi\n"))
-        .collect()
+        .map(|command| format!("if {command}; then echo ALLOWED; else echo refused; fi"))
+        .collect();
+    tries.join("\n")
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ async fn containers_outlive_the_agent_and_their_exit_codes_are_seen() {
     assert!(!node.sandbox("p1").await.created);
     let state = node
         .runtime
-        .stop_container(&id, "main", Duration::from_secs(60))
+        .stop_container(&id, "main", Duration::from_mins(1))
         .await
         .unwrap();
     assert_eq!(state.exit().unwrap().exit_code, 7);
@@ -69,11 +69,11 @@ async fn a_restarted_agent_is_told_of_changes_too() {
     let mut changes = node.runtime.changes();
     kill(pid(&node.state(&id, "main").await), libc::SIGKILL);
     loop {
-        let changed = tokio::time::timeout(Duration::from_secs(60), changes.recv())
+        let told = tokio::time::timeout(Duration::from_mins(1), changes.recv())
             .await
             .expect("a change")
             .unwrap();
-        assert_eq!(changed, id);
+        assert_eq!(told, id);
         if node.state(&id, "main").await.exit().is_some() {
             break;
         }
@@ -99,7 +99,7 @@ async fn containers_die_with_their_holder_and_count_as_lost() {
     let state = wait_for("the holder's end", lost).await;
     let exit = state.latest("main").unwrap().exit().unwrap().clone();
     assert_eq!((exit.reason, exit.exit_code), (ExitReason::ContainerStatusUnknown, 137));
-    tokio::time::timeout(Duration::from_secs(60), changes.recv())
+    tokio::time::timeout(Duration::from_mins(1), changes.recv())
         .await
         .expect("a change")
         .unwrap();

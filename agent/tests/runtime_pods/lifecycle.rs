@@ -53,11 +53,11 @@ async fn changes_are_told_at_once() {
     // SAFETY: the process is a container this test started and has not been reaped by its holder.
     unsafe { libc::kill(i32::try_from(pid(&running)).unwrap(), libc::SIGKILL) };
     loop {
-        let changed = tokio::time::timeout(PATIENCE, changes.recv())
+        let told = tokio::time::timeout(PATIENCE, changes.recv())
             .await
             .expect("a change")
             .unwrap();
-        assert_eq!(changed, id);
+        assert_eq!(told, id);
         if node.state(&id, "main").await.exit().is_some() {
             break;
         }
@@ -128,7 +128,7 @@ async fn a_shorter_grace_period_overrides_a_longer_one() {
         .await
         .unwrap();
     node.wait_output(&id, "rude", "up").await;
-    let long = node.runtime.stop_container(&id, "rude", Duration::from_secs(3600));
+    let long = node.runtime.stop_container(&id, "rude", Duration::from_hours(1));
     let short = async {
         // The long one is on its way once this one is answered in order behind it; either order must end in time.
         node.runtime
@@ -290,12 +290,8 @@ async fn files_user_and_environment_are_as_asked() {
     let (state, output) = node.run(&id, spec).await;
     let want = "host-p1\nhost-p1\nnameserver 10.96.0.10\n1\n/work/deep\n1000\n1001\n1001 1002\n/home/web host-p1 b c\n\
         from the node\nrefused\nclosed\n0\n/dev/null\n/dev/pts/ptmx\n/dev/shm\nout\n";
-    let got: String = output
-        .lines()
-        .filter(|line| !line.contains("Read-only"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    assert_eq!(got, want);
+    let got: Vec<_> = output.lines().filter(|line| !line.contains("Read-only")).collect();
+    assert_eq!(got, want.lines().collect::<Vec<_>>());
     assert_eq!(state.exit().unwrap().exit_code, 0);
 }
 
@@ -356,4 +352,42 @@ async fn old_attempts_are_cleared_away() {
     let dir = node.state_dir().join("pods/p1");
     assert!(!dir.join("containers/main/1/upper").exists() && dir.join("containers/main/2/upper/tmp/mark").exists());
     assert!(!dir.join("logs/main/0.log").exists() && dir.join("logs/main/1.log").exists());
+}
+
+#[tokio::test]
+async fn the_holder_can_be_talked_to_by_hand() {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::net::UnixStream,
+    };
+
+    let node = Node::new().await;
+    let sandbox = node.sandbox("p1").await;
+    node.run(&sandbox.id, node.container("main", &["true"])).await;
+    let socket = UnixStream::connect(node.state_dir().join("pods/p1/holder.sock")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+    let mut ask = |request: &str| {
+        writeln!(&socket, "{request}").unwrap();
+        lines.next().unwrap().unwrap()
+    };
+    let state = ask("\"state\"");
+    assert!(
+        state.contains(r#""name":"main","attempt":0"#) && state.contains(r#""exit_code":0"#),
+        "{state}"
+    );
+    assert!(ask("nonsense").contains("not a request"));
+    assert_eq!(ask(r#"{"signal":{"container":"main","signal":15}}"#), "\"notRunning\"");
+    assert_eq!(ask("\"shutdown\""), "\"done\"");
+    let gone = || async {
+        node.runtime
+            .sandbox(&sandbox.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .holder
+            .is_none()
+            .then_some(())
+    };
+    wait_for("the holder's end", gone).await;
 }

@@ -31,7 +31,7 @@ async fn nothing_is_left() {
         .collect();
     assert!(groups.iter().all(|group| group.join("a").is_dir()), "{groups:?}");
 
-    let removed = tokio::time::timeout(Duration::from_secs(60), node.runtime.remove_sandbox(id))
+    let removed = tokio::time::timeout(Duration::from_mins(1), node.runtime.remove_sandbox(id))
         .await
         .unwrap();
     removed.unwrap();
@@ -89,11 +89,11 @@ async fn removal_cuts_a_stop_short() {
     node.wait_output(&id, "main", "up").await;
     let both = async {
         tokio::join!(
-            node.runtime.stop_container(&id, "main", Duration::from_secs(3600)),
+            node.runtime.stop_container(&id, "main", Duration::from_hours(1)),
             node.runtime.remove_sandbox(&id)
         )
     };
-    let (stopped, removed) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    let (stopped, removed) = tokio::time::timeout(Duration::from_mins(1), both).await.unwrap();
     removed.unwrap();
     assert!(stopped.is_err() || stopped.unwrap().exit().is_some());
 }

@@ -17,7 +17,7 @@ use causeway_agent::{
 use sha2::{Digest, Sha256};
 
 /// Bound of every wait: far beyond what anything here takes on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `probe` answers something.
 pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
@@ -259,8 +259,8 @@ pub fn busybox_layer() -> Vec<u8> {
 }
 
 pub fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    let hex: Vec<_> = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{}", hex.concat())
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {

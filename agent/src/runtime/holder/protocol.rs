@@ -64,7 +64,7 @@ pub(crate) struct Start {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Reply {
-    Container(ContainerState),
+    Container(Box<ContainerState>),
     Exec(ExecResult),
     State(Vec<ContainerState>),
     Done,

@@ -357,7 +357,7 @@ impl Holder {
         if ended || container.state.running() {
             let reply = match container.failure() {
                 Some(failure) => Reply::StartFailed(failure.to_owned()),
-                None => Reply::Container(container.state.clone()),
+                None => Reply::Container(Box::new(container.state.clone())),
             };
             answers.extend(
                 std::mem::take(&mut container.starters)
@@ -366,7 +366,7 @@ impl Holder {
             );
         }
         if ended {
-            let reply = Reply::Container(container.state.clone());
+            let reply = Reply::Container(Box::new(container.state.clone()));
             answers.extend(
                 std::mem::take(&mut container.stoppers)
                     .into_iter()

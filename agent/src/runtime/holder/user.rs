@@ -30,18 +30,18 @@ pub(super) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Iden
     };
     let uid = match (&entry, user.as_str()) {
         (_, "") => 0,
-        (Some(entry), _) => number(&entry[2])?,
+        (Some(entry), _) => number(entry[2])?,
         (None, user) => number(user)?,
     };
     let gid = match (spec.run_as_group, image_group) {
         (Some(gid), _) => gid,
         // The image's group belongs to the image's user.
         (None, Some(name)) if spec.run_as_user.is_none() => group_id(name, group)?,
-        _ => entry.as_ref().map_or(Ok(0), |entry| number(&entry[3]))?,
+        _ => entry.as_ref().map_or(Ok(0), |entry| number(entry[3]))?,
     };
     let groups = entry
         .as_ref()
-        .map(|entry| memberships(&entry[0], group))
+        .map(|entry| memberships(entry[0], group))
         .unwrap_or_default();
     let home = entry.map(|entry| entry[5].to_owned()).filter(|home| !home.is_empty());
     Ok(Identity {
@@ -52,9 +52,11 @@ pub(super) fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Iden
     })
 }
 
-fn find<'a>(text: &'a str, width: usize, test: impl Fn(&[&'a str]) -> bool) -> Option<Vec<&'a str>> {
+fn find<'a>(text: &'a str, width: usize, wanted: impl Fn(&[&'a str]) -> bool) -> Option<Vec<&'a str>> {
     let lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    lines.filter(|fields| fields.len() >= width).find(|fields| test(fields))
+    lines
+        .filter(|fields| fields.len() >= width)
+        .find(|fields| wanted(fields))
 }
 
 fn number(text: &str) -> Result<u32, String> {
