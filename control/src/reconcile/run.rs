@@ -27,6 +27,9 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// Between audits of the VIPs.
 const AUDIT_INTERVAL: Duration = Duration::from_mins(5);
 
+/// Settling time of reconcilers that clean up.
+const UNHURRIED: Duration = Duration::from_millis(200);
+
 /// What reconcilers can be told.
 #[derive(Clone, Copy, Debug)]
 pub struct ReconcileConfig {
@@ -85,17 +88,18 @@ async fn start(registry: &Registry, config: &ReconcileConfig) -> JoinSet<()> {
         options: config.driver,
         running: &mut running,
     };
-    add.reconciler(NamespaceLifecycle::new(registry.clone()));
     add.reconciler(NodeCidrAllocator::new(registry.clone(), &events, config.pod_ranges));
     add.reconciler(NodeLifecycle::new(registry.clone(), &events, config.lifecycle));
     add.reconciler(Scheduler::new(registry.clone(), &events));
     add.reconciler(Replication::new(registry.clone(), &events));
     add.reconciler(EndpointsReconciler::new(registry.clone(), &events));
+    // Nobody waits for these, and they look at much: more changes share a pass.
+    add.options.settle = UNHURRIED.max(add.options.settle);
+    add.reconciler(NamespaceLifecycle::new(registry.clone()));
     add.reconciler(GarbageCollector::new(registry.clone()));
     add.reconciler(PodCleanup::new(registry.clone()));
     add.reconciler(EventExpiry::new(registry.clone(), config.events));
     add.options.full_pass = AUDIT_INTERVAL;
-    add.options.settle = Duration::from_secs(1).max(add.options.settle);
     add.reconciler(VipAudit::new(registry.clone(), &events));
     running
 }

@@ -123,7 +123,7 @@ fn requests_of_pods_on_a_node_count() {
     let wants = pod("p", &[("cpu", "600m")]);
     assert_eq!(choose(&wants, &nodes, &[]).as_deref(), Ok("a"));
     let other = on(pod("o", &[("cpu", "500m")]), "a");
-    assert!(choose(&wants, &nodes, &[other.clone()]).is_err());
+    assert!(choose(&wants, &nodes, std::slice::from_ref(&other)).is_err());
     let mut finished = other;
     finished.status.get_or_insert_default().phase = "Succeeded".into();
     assert_eq!(

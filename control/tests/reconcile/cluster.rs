@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Bound of every wait.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Silence after which a node of these tests is not ready: many missed renewals of the pretended agents, on a busy machine too.
 pub const GRACE: Duration = Duration::from_secs(4);
 pub const EVICTION: Duration = Duration::from_secs(3);

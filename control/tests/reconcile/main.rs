@@ -2,6 +2,7 @@
 
 mod cluster;
 mod controllers;
+mod driver;
 mod leadership;
 mod nodes;
 mod scheduling;

@@ -19,7 +19,7 @@ pub type Shared = Arc<dyn Store>;
 pub async fn commit(store: &dyn Store, transaction: Transaction) -> Revision {
     match store.transact(transaction).await.expect("transaction") {
         TransactOutcome::Committed(revision) => revision,
-        conflict => panic!("{conflict:?}"),
+        conflict @ TransactOutcome::Conflict { .. } => panic!("{conflict:?}"),
     }
 }
 

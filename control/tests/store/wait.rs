@@ -6,7 +6,7 @@ use causeway_control::store::{StoreError, WatchBatch, WatchStream};
 use futures::StreamExt;
 
 /// Far more than anything here takes on an idle machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// The result of a future that has to end.
 pub async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> T {

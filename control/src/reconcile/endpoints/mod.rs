@@ -18,7 +18,7 @@ use crate::api::{DeleteOptions, Registry};
 
 mod plan;
 
-use plan::{Cluster, desired};
+use plan::{Cluster, Desired};
 
 const COMPONENT: &str = "endpoints-controller";
 
@@ -67,20 +67,19 @@ fn plan<'a>(
     for service in services {
         let key = service.key();
         let present = present.remove(&key);
-        let Some(wanted) = desired(service, present, cluster) else {
+        let Some(wanted) = Desired::of(service, cluster) else {
             continue;
         };
-        match present {
-            None => {
-                pass.work
-                    .insert(key, Work::Create(Box::new(wanted), Box::new(service.clone())));
-            }
-            Some(present) if plan::differs(present, &wanted) => {
-                pass.work
-                    .insert(key, Work::Update(Box::new(wanted), Box::new(service.clone())));
-            }
-            Some(_) => {}
+        if present.is_some_and(|present| wanted.is(present)) {
+            continue;
         }
+        let endpoints = Box::new(wanted.into_endpoints(service, present));
+        let service = Box::new(service.clone());
+        let work = match present {
+            None => Work::Create(endpoints, service),
+            Some(_) => Work::Update(endpoints, service),
+        };
+        pass.work.insert(key, work);
     }
     // Only what was made for a service goes with it: endpoints that somebody wrote may wait for theirs.
     for (key, left) in present

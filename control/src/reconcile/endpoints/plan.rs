@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use causeway_proto::{
     Kind, Resource,
     v1::{
-        EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service, ServicePort, ServiceSpec,
-        int_or_string::Value,
+        EndpointAddress, EndpointPort, EndpointSubset, Endpoints, OwnerReference, Pod, Service, ServicePort,
+        ServiceSpec, int_or_string::Value,
     },
 };
 
@@ -20,28 +20,44 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// What addresses are made of.
 pub(super) struct Cluster<'a> {
-    pods: HashMap<&'a str, Vec<&'a Pod>>,
+    /// Pods by namespace and each of their labels: services are many, and each selects few.
+    pods: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Pod>>,
     ready_nodes: HashSet<&'a str>,
 }
 
 impl<'a> Cluster<'a> {
     pub(super) fn new(pods: impl Iterator<Item = &'a Pod>, ready_nodes: impl Iterator<Item = &'a str>) -> Self {
-        let mut by_namespace: HashMap<&str, Vec<&Pod>> = HashMap::new();
-        for pod in pods {
-            by_namespace.entry(&pod.meta().namespace).or_default().push(pod);
+        let mut by_label: HashMap<_, Vec<&Pod>> = HashMap::new();
+        for pod in pods.filter(|pod| pod_state::is_active(pod)) {
+            let meta = pod.meta();
+            for (key, value) in &meta.labels {
+                by_label
+                    .entry((meta.namespace.as_str(), key.as_str(), value.as_str()))
+                    .or_default()
+                    .push(pod);
+            }
         }
         Self {
-            pods: by_namespace,
+            pods: by_label,
             ready_nodes: ready_nodes.collect(),
         }
     }
 
-    fn selected(&self, service: &Service, spec: &ServiceSpec) -> impl Iterator<Item = &'a Pod> {
-        let pods = self
-            .pods
-            .get(service.meta().namespace.as_str())
-            .map_or(&[][..], Vec::as_slice);
-        pods.iter().copied().filter(|pod| selects(&spec.selector, pod.meta()))
+    /// The active pods that a service selects: looked up by the label that the fewest have.
+    fn selected(&self, service: &Service, spec: &ServiceSpec) -> Vec<&'a Pod> {
+        let namespace = service.meta().namespace.as_str();
+        let mut candidates: Option<&[&'a Pod]> = None;
+        for (key, value) in &spec.selector {
+            let with_label = self
+                .pods
+                .get(&(namespace, key.as_str(), value.as_str()))
+                .map_or(&[][..], Vec::as_slice);
+            if candidates.is_none_or(|candidates| with_label.len() < candidates.len()) {
+                candidates = Some(with_label);
+            }
+        }
+        let candidates = candidates.unwrap_or_default().iter().copied();
+        candidates.filter(|pod| selects(&spec.selector, pod.meta())).collect()
     }
 
     /// Whether new connections may go to a pod.
@@ -56,30 +72,51 @@ pub(super) fn service_uid(endpoints: &Endpoints) -> Option<&str> {
     (owner.kind == Kind::Service.name()).then_some(owner.uid.as_str())
 }
 
-/// Whether writing `wanted` would change anything.
-pub(super) fn differs(present: &Endpoints, wanted: &Endpoints) -> bool {
-    present.subsets != wanted.subsets
-        || present.meta().labels != wanted.meta().labels
-        || present.meta().owner_references != wanted.meta().owner_references
+/// What the endpoints of a service should be.
+#[derive(Debug, PartialEq)]
+pub(super) struct Desired {
+    subsets: Vec<EndpointSubset>,
+    labels: BTreeMap<String, String>,
+    owner: OwnerReference,
 }
 
-/// The endpoints of a service; `None` if they are its user's matter. Based on those present, so that others' metadata stay.
-pub(super) fn desired(service: &Service, present: Option<&Endpoints>, cluster: &Cluster<'_>) -> Option<Endpoints> {
-    let spec = service.spec.as_ref().filter(|spec| !spec.selector.is_empty())?;
-    if service.meta().is_terminating() {
-        return None;
+impl Desired {
+    /// `None` if they are the user's matter.
+    pub(super) fn of(service: &Service, cluster: &Cluster<'_>) -> Option<Self> {
+        let spec = service.spec.as_ref().filter(|spec| !spec.selector.is_empty())?;
+        if service.meta().is_terminating() {
+            return None;
+        }
+        let mut labels = service.meta().labels.clone();
+        if spec.cluster_ip == "None" {
+            labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+        }
+        Some(Self {
+            subsets: subsets(service, spec, cluster),
+            labels,
+            owner: controller_reference(service),
+        })
     }
-    let mut endpoints = present.cloned().unwrap_or_default();
-    endpoints.subsets = subsets(service, spec, cluster);
-    let meta = endpoints.meta_mut();
-    meta.name.clone_from(&service.meta().name);
-    meta.namespace.clone_from(&service.meta().namespace);
-    meta.labels.clone_from(&service.meta().labels);
-    if spec.cluster_ip == "None" {
-        meta.labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+
+    /// Whether these are it already.
+    pub(super) fn is(&self, present: &Endpoints) -> bool {
+        let meta = present.meta();
+        present.subsets == self.subsets
+            && meta.labels == self.labels
+            && meta.owner_references == std::slice::from_ref(&self.owner)
     }
-    meta.owner_references = vec![controller_reference(service)];
-    Some(endpoints)
+
+    /// The object to write. Based on the one that is there, so that others' metadata stay.
+    pub(super) fn into_endpoints(self, service: &Service, present: Option<&Endpoints>) -> Endpoints {
+        let mut endpoints = present.cloned().unwrap_or_default();
+        endpoints.subsets = self.subsets;
+        let meta = endpoints.meta_mut();
+        meta.name.clone_from(&service.meta().name);
+        meta.namespace.clone_from(&service.meta().namespace);
+        meta.labels = self.labels;
+        meta.owner_references = vec![self.owner];
+        endpoints
+    }
 }
 
 type Key = Vec<(String, i32, String)>;
@@ -87,7 +124,7 @@ type Key = Vec<(String, i32, String)>;
 /// Pods that offer the same ports share a subset. All is sorted, so that the same pods give the same subsets.
 fn subsets(service: &Service, spec: &ServiceSpec, cluster: &Cluster<'_>) -> Vec<EndpointSubset> {
     let mut subsets: BTreeMap<Key, EndpointSubset> = BTreeMap::new();
-    for pod in cluster.selected(service, spec).filter(|pod| pod_state::is_active(pod)) {
+    for pod in cluster.selected(service, spec) {
         let ip = pod.status.as_ref().map_or("", |status| status.pod_ip.as_str());
         let ports = ports(spec, pod);
         if ip.is_empty() || (ports.is_empty() && !spec.ports.is_empty()) {

@@ -72,7 +72,9 @@ fn pod(name: &str, ip: &str, ready: bool) -> Pod {
 }
 
 fn made(service: &Service, pods: &[Pod]) -> Endpoints {
-    desired(service, None, &Cluster::new(pods.iter(), ["n1"].into_iter())).expect("has a selector")
+    let cluster = Cluster::new(pods.iter(), ["n1"].into_iter());
+    let desired = Desired::of(service, &cluster).expect("has a selector");
+    desired.into_endpoints(service, None)
 }
 
 fn ips(addresses: &[EndpointAddress]) -> Vec<&str> {
@@ -122,7 +124,9 @@ fn pods_leave_when_they_end() {
 fn pods_on_a_node_that_is_not_ready_are_not_ready() {
     let pods = [pod("a", "10.0.0.1", true)];
     let service = service(vec![port("", 80, None)]);
-    let endpoints = desired(&service, None, &Cluster::new(pods.iter(), [].into_iter())).expect("has a selector");
+    let cluster = Cluster::new(pods.iter(), [].into_iter());
+    let desired = Desired::of(&service, &cluster).expect("has a selector");
+    let endpoints = desired.into_endpoints(&service, None);
     assert_eq!(ips(&endpoints.subsets[0].not_ready_addresses), ["10.0.0.1"]);
     assert!(endpoints.subsets[0].addresses.is_empty());
 }

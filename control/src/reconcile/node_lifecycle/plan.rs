@@ -204,7 +204,7 @@ mod tests {
 
     const TIMES: LifecycleTimes = LifecycleTimes {
         grace_period: Duration::from_secs(10),
-        eviction_timeout: Duration::from_secs(300),
+        eviction_timeout: Duration::from_mins(5),
     };
 
     fn at(seconds: i64) -> Timestamp {

@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn old_batches_leave_and_are_known_to_be_missing() {
         let mut recent = Recent::starting_after(10);
-        let last = 10 + MAX_BATCHES as Revision + 5;
+        let last = 10 + Revision::try_from(MAX_BATCHES).expect("small") + 5;
         for revision in 11..=last {
             recent.push(deletion(revision));
         }
