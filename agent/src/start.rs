@@ -284,6 +284,7 @@ impl Agent<'_> {
             vni: options.vni,
         };
         self.tasks.spawn(driver.clone().run_services(self.stop.clone()));
+        self.tasks.spawn(driver.clone().run_collection(self.stop.clone()));
         self.tasks.spawn(driver.run_routes(self.stop.clone()));
         Ok(())
     }

@@ -25,7 +25,7 @@ use causeway_abi::{
 use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
 
 use super::{
-    DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, ReadinessHandle, SyncReport,
+    DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle, SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL},
     pins, pods, routes,
@@ -40,7 +40,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// `CGROUP2_SUPER_MAGIC` (`include/uapi/linux/magic.h`).
-const CGROUP2_SUPER_MAGIC: u32 = 0x6367_7270;
+const CGROUP2_SUPER_MAGIC: libc::__fsword_t = 0x6367_7270;
 
 /// Handle on a node's data path. Clones share it; every method may be called from any thread that is in the node's network
 /// namespace. They make system calls but never wait for anything.
@@ -169,6 +169,11 @@ impl Datapath {
         self.inner.readiness.clone()
     }
 
+    /// What removes flows that are over from the connection table.
+    pub fn flow_collector(&self) -> Result<FlowCollector, DatapathError> {
+        Ok(FlowCollector::open(&lock(&self.inner.maps).dir)?)
+    }
+
     /// Counters of every service, by name.
     pub fn service_traffic(&self) -> Result<Vec<ServiceTraffic>, DatapathError> {
         let maps = lock(&self.inner.maps);
@@ -266,7 +271,7 @@ fn open_cgroup(path: &Path) -> Result<File, DatapathError> {
     if unsafe { libc::fstatfs(dir.as_raw_fd(), &raw mut buffer) } != 0 {
         return Err(failed(io::Error::last_os_error()));
     }
-    if buffer.f_type as u32 == CGROUP2_SUPER_MAGIC {
+    if buffer.f_type == CGROUP2_SUPER_MAGIC {
         Ok(dir)
     } else {
         Err(DatapathError::NotCgroup2 { path: path.to_owned() })

@@ -6,6 +6,7 @@
 //! nothing is deleted but by a complete desired list; an unchanged service costs no write.
 
 mod config;
+mod conntrack;
 mod datapath;
 pub mod desired;
 mod error;
@@ -18,6 +19,7 @@ pub mod services;
 mod sys;
 
 pub use config::{DatapathConfig, MapSizes, TcAttachment};
+pub use conntrack::{Collected, FlowCollector, monotonic_now};
 pub use datapath::{Datapath, ServiceTraffic};
 pub use desired::{
     BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Readiness, VipId,

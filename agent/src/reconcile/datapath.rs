@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    error::Error,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use super::{
     services::desired_services,
 };
 use crate::{
-    bpf::{Datapath, SyncReport},
+    bpf::{Collected, Datapath, SyncReport, monotonic_now},
     metrics::{SyncMetrics, Synced},
     watch::Watches,
 };
@@ -30,6 +31,9 @@ use crate::{
 const FULL_PASS: Duration = Duration::from_secs(30);
 /// Time for a burst of changes to come to rest before a pass.
 const COALESCE: Duration = Duration::from_millis(2);
+
+/// Flows that are over are collected this often; they take room for so much longer than they have to.
+const COLLECTION: Duration = Duration::from_secs(10);
 
 /// What the driver works with.
 #[derive(Clone)]
@@ -144,6 +148,28 @@ impl Driver {
                 self.pass_routes();
             }
         }
+    }
+
+    /// Collects flows that are over until `stop`.
+    pub async fn run_collection(self, stop: CancellationToken) {
+        let mut due = tokio::time::interval(COLLECTION);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = due.tick() => {}
+            }
+            let driver = self.clone();
+            match tokio::task::spawn_blocking(move || driver.collect()).await {
+                Ok(Ok(collected)) if collected.removed == 0 => {}
+                Ok(Ok(collected)) => tracing::debug!(?collected, "flows collected"),
+                Ok(Err(error)) => tracing::error!(error = chain(&*error), "flows not collected, will be tried again"),
+                Err(error) => tracing::error!(%error, "a collection of flows failed"),
+            }
+        }
+    }
+
+    fn collect(&self) -> Result<Collected, Box<dyn Error + Send + Sync>> {
+        Ok(self.datapath.flow_collector()?.collect(monotonic_now()?)?)
     }
 
     fn pass_routes(&self) {
