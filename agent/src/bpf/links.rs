@@ -203,18 +203,18 @@ fn attach_clsact(program: &mut SchedClassifier, which: InterfaceProgram, ifindex
         handle: CLSACT_HANDLE,
         classid: None,
     };
-    let id = match program.attach_with_options(&interface, attach_type, TcAttachOptions::Netlink(options)) {
-        Ok(id) => id,
-        // Ours from before: replaced in place.
-        Err(_) => {
-            let old = SchedClassifierLink::attached(&interface, attach_type, CLSACT_PRIORITY, CLSACT_HANDLE, None)
-                .map_err(|source| DatapathError::AttachInterface {
-                    name: which.name,
-                    ifindex,
-                    source,
-                })?;
-            program.attach_to_link(old).map_err(failed)?
-        }
+    let added = program.attach_with_options(&interface, attach_type, TcAttachOptions::Netlink(options));
+    let id = if let Ok(id) = added {
+        id
+    } else {
+        // Ours from before is there: replaced in place.
+        let old = SchedClassifierLink::attached(&interface, attach_type, CLSACT_PRIORITY, CLSACT_HANDLE, None)
+            .map_err(|source| DatapathError::AttachInterface {
+                name: which.name,
+                ifindex,
+                source,
+            })?;
+        program.attach_to_link(old).map_err(failed)?
     };
     // The filter belongs to the interface; forgotten here, it stays when this process ends.
     std::mem::forget(program.take_link(id).map_err(failed)?);

@@ -4,12 +4,12 @@ use super::*;
 
 const NODE: &str = "node-a";
 
-fn metadata(name: &str) -> Option<ObjectMeta> {
-    Some(ObjectMeta {
+fn metadata(name: &str) -> ObjectMeta {
+    ObjectMeta {
         namespace: "default".into(),
         name: name.into(),
         ..ObjectMeta::default()
-    })
+    }
 }
 
 fn port(name: &str, protocol: &str, port: i32) -> ServicePort {
@@ -23,7 +23,7 @@ fn port(name: &str, protocol: &str, port: i32) -> ServicePort {
 
 fn service(name: &str, spec: ServiceSpec) -> Arc<Service> {
     Arc::new(Service {
-        metadata: metadata(name),
+        metadata: Some(metadata(name)),
         spec: Some(spec),
         status: None,
     })
@@ -55,7 +55,7 @@ fn endpoint_port(name: &str, protocol: &str, port: i32) -> EndpointPort {
 
 fn endpoints(name: &str, subsets: Vec<EndpointSubset>) -> Arc<Endpoints> {
     Arc::new(Endpoints {
-        metadata: metadata(name),
+        metadata: Some(metadata(name)),
         subsets,
     })
 }

@@ -75,8 +75,7 @@ pub fn endpoint(address: Address, port_be: u16, protocol: u8) -> String {
 
 /// Writes a MAC address as six hexadecimal pairs.
 pub fn mac(bytes: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = bytes;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
-const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+const BPF_FS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
 
 /// A directory in the root of a bpffs that says: this project mounted it. It goes with the mount.
 const MARKER: &str = "causeway-mounted";
@@ -130,7 +130,7 @@ pub fn is_mounted(bpffs: &Path) -> Result<bool, BpffsError> {
             source,
         });
     }
-    Ok(buffer.f_type as u32 == BPF_FS_MAGIC)
+    Ok(buffer.f_type == BPF_FS_MAGIC)
 }
 
 fn mount(bpffs: &Path) -> io::Result<()> {

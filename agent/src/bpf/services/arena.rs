@@ -121,7 +121,7 @@ mod tests {
         let mut arena = Arena::new(10, GRACE);
         let range = arena.allocate(10).unwrap();
         arena.release(range, start);
-        arena.settle(start + GRACE - Duration::from_millis(1));
+        arena.settle(start + Duration::from_millis(4_999));
         assert_eq!(arena.allocate(1), None);
         arena.settle(start + GRACE);
         assert_eq!(arena.allocate(10), Some(range));

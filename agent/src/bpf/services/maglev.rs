@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn is_prime(n: u32) -> bool {
-        n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+        n >= 2 && (2..=n.isqrt()).all(|divisor| !n.is_multiple_of(divisor))
     }
 
     #[test]

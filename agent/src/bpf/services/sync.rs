@@ -178,7 +178,11 @@ impl ServiceSync {
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) {
-        let wanted: HashSet<ServiceKey> = desired.services.iter().map(|service| service_key(&service.vip)).collect();
+        let wanted: HashSet<ServiceKey> = desired
+            .services
+            .iter()
+            .map(|service| service_key(&service.vip))
+            .collect();
         let unwanted: Vec<ServiceKey> = self
             .applied
             .keys()

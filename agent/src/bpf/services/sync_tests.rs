@@ -49,7 +49,7 @@ impl Maps {
     }
 
     fn log(&mut self, what: &'static str) {
-        if self.log.last() != Some(&what) {
+        if self.log.next_back() != Some(&what) {
             self.log.push(what);
         }
     }
@@ -91,7 +91,7 @@ impl Maps {
         let all = (0..self.backends.len()).filter_map(|index| self.backends.read(index));
         all.filter(|backend| backend.port_be == port.to_be())
             .map(|backend| backend.flags)
-            .last()
+            .next_back()
             .unwrap()
     }
 }

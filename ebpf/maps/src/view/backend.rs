@@ -75,7 +75,7 @@ impl BackendView {
         self.state.contains(&BackendState::Ready) && !self.state.contains(&BackendState::Terminating)
     }
 
-    /// The states joined by `|`, led by "NOT_READY" when READY is not among them.
+    /// The states joined by `|`, led by `NOT_READY` when READY is not among them.
     pub fn state_text(&self) -> String {
         let mut words: Vec<_> = self.state.iter().map(ToString::to_string).collect();
         if !self.state.contains(&BackendState::Ready) {
