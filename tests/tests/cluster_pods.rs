@@ -193,7 +193,8 @@ fn mistakes_are_told_in_words() {
 }
 
 /// Everything that pods leave on a machine while they live: processes and directories in cgroups, links, mounts,
-/// named namespaces, and files in the state directories (but for the images, which stay).
+/// named namespaces, and what is below the directories of the nodes' state (the images' included, which are there before;
+/// files beside those directories are the agent's own books).
 fn traces(spec: &Spec) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -203,7 +204,8 @@ fn traces(spec: &Spec) -> BTreeSet<String> {
         }
         // Every mount that is the root of a cgroup hierarchy has a directory of the cluster.
         for node in spec.node_names() {
-            walk(&Path::new(mount).join(spec.cgroup(&node)), "", &mut traces);
+            // `host` is where the harness puts the node's own clients.
+            walk(&Path::new(mount).join(spec.cgroup(&node)), "host", &mut traces);
         }
     }
     for node in spec.node_names() {
@@ -218,7 +220,9 @@ fn traces(spec: &Spec) -> BTreeSet<String> {
                 link.split(':').nth(1).unwrap_or_default().trim()
             ));
         }
-        walk(&spec.node_state_dir(&node), "images", &mut traces);
+        for entry in fs::read_dir(spec.node_state_dir(&node)).into_iter().flatten().flatten() {
+            walk(&entry.path(), "", &mut traces);
+        }
     }
     traces
 }

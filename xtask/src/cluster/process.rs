@@ -140,10 +140,9 @@ impl Process {
         command::tail(&String::from_utf8_lossy(run), LOG_LINES)
     }
 
-    /// Starts it again after it ended.
-    pub fn restart(&mut self) -> Result<()> {
-        *self = Self::start(self.launch.clone())?;
-        Ok(())
+    /// Starts the same after it ended.
+    pub(super) fn start_again(self) -> Result<Self> {
+        Self::start(self.launch)
     }
 
     /// Leaves the process id for `remove`, with the start time by which a reused id can be told.

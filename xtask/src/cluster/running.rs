@@ -40,6 +40,8 @@ pub struct Cluster {
     binaries: Binaries,
     cgroup2: PathBuf,
     processes: BTreeMap<String, Process>,
+    /// Those told to stop.
+    stopped: BTreeMap<String, Process>,
 }
 
 /// The right to bring up a cluster of a name that nothing else has.
@@ -83,6 +85,7 @@ impl Cluster {
             binaries,
             cgroup2,
             processes: BTreeMap::new(),
+            stopped: BTreeMap::new(),
         };
         let system = cluster.cgroup2.join(cluster.spec.system_cgroup());
         for directory in [cluster.spec.logs_dir(), system] {
@@ -159,7 +162,7 @@ impl Cluster {
         self.process(ETCD)
     }
 
-    /// Sends a signal to a process and waits for its end; from then on its absence is no error.
+    /// Sends a signal to a process and waits for its end; until it is restarted its absence is no error.
     pub fn stop(&mut self, name: &str, signal: Signal) -> Result<()> {
         let process = self.process(name)?;
         process.signal(signal)?;
@@ -170,16 +173,21 @@ impl Cluster {
                 Err(error) => Err(format!("{error:#}")),
             }
         })?;
+        if let Some((name, process)) = self.processes.remove_entry(name) {
+            self.stopped.insert(name, process);
+        }
         Ok(())
     }
 
     /// Starts a stopped process again, as it was started first.
     pub fn restart(&mut self, name: &str) -> Result<()> {
-        let process = self.process(name)?;
-        if process.ended()?.is_none() {
-            bail!("{name} still runs");
-        }
-        process.restart()
+        let stopped = self
+            .stopped
+            .remove(name)
+            .with_context(|| format!("{name} was not stopped"))?;
+        let process = stopped.start_again()?;
+        self.processes.insert(name.to_owned(), process);
+        Ok(())
     }
 
     /// Process names: `etcd`, `control`, and the agents by their nodes.
