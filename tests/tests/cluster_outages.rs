@@ -29,13 +29,13 @@ fn begin_loads(cluster: &TestCluster, web: &causeway_tests::cluster::Web) -> Vec
         .iter()
         .map(|client| cluster.begin_load_from_pod(client, &web.url, LOAD))
         .collect();
-    loads.push(cluster.begin_load_from_node("node-1", &web.url, LOAD).unwrap());
+    loads.push(cluster.begin_load_from_node("node-1", &web.url, LOAD).expect("a load"));
     loads
 }
 
 fn assert_nothing_failed(loads: Vec<Load>) {
     for load in loads {
-        let tally = load.finish().unwrap();
+        let tally = load.finish().expect("a tally");
         assert_eq!(tally.errors, 0, "{:?}", &tally.failures[..tally.failures.len().min(5)]);
         assert_eq!(tally.by_pod.len(), REPLICAS, "{:?}", tally.by_pod);
         assert!(tally.answers > 200, "hardly a load: {} answers", tally.answers);

@@ -197,7 +197,7 @@ fn mistakes_are_told_in_words() {
 /// files beside those directories are the agent's own books).
 fn traces(spec: &Spec) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it can be read");
     for mount in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
         if Path::new(mount).starts_with(spec.state_dir()) || mount.starts_with("/run/netns/") {
             traces.insert(format!("mount {mount}"));
@@ -212,7 +212,7 @@ fn traces(spec: &Spec) -> BTreeSet<String> {
         let links = Command::new("ip")
             .args(["-netns", &spec.netns(&node), "-oneline", "link"])
             .output()
-            .unwrap();
+            .expect("it can be read");
         assert!(links.status.success());
         for link in String::from_utf8_lossy(&links.stdout).lines() {
             traces.insert(format!(

@@ -29,11 +29,11 @@ fn assert_spread(tally: &Tally, pods: &[Pod], from: &str) {
 
 fn assert_spread_from_everywhere(cluster: &TestCluster, web: &Web) {
     for client in &web.clients {
-        let tally = cluster.fetch_from_pod(client, &web.url, REQUESTS).unwrap();
+        let tally = cluster.fetch_from_pod(client, &web.url, REQUESTS).expect("a tally");
         assert_spread(&tally, &web.pods, &client.name);
     }
     for node in cluster.spec().node_names() {
-        let tally = cluster.fetch_from_node(&node, &web.url, REQUESTS).unwrap();
+        let tally = cluster.fetch_from_node(&node, &web.url, REQUESTS).expect("a tally");
         assert_spread(&tally, &web.pods, &node);
     }
 }

@@ -74,7 +74,11 @@ impl Progress {
         if self.terminal {
             draw(&mut state, detail);
         } else {
-            eprintln!("  … {}: {detail} ({:.0?})", phase.title, phase.begun.elapsed());
+            line(&format!(
+                "  … {}: {detail} ({:.0?})",
+                phase.title,
+                phase.begun.elapsed()
+            ));
         }
     }
 
@@ -95,7 +99,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         if !self.silent {
             self.clear();
-            eprintln!("{text}");
+            line(text);
         }
     }
 
@@ -104,7 +108,7 @@ impl Progress {
         let title = self.state().phase.as_ref().map(|phase| phase.title.clone());
         if let (Some(title), false) = (title, self.silent) {
             self.clear();
-            eprintln!("  … {title}");
+            line(&format!("  … {title}"));
         }
     }
 
@@ -112,13 +116,13 @@ impl Progress {
         let Some(phase) = self.state().phase.take() else { return };
         if !self.silent {
             self.clear();
-            eprintln!("{mark} {text} ({:.1} s)", phase.begun.elapsed().as_secs_f64());
+            line(&format!("{mark} {text} ({:.1} s)", phase.begun.elapsed().as_secs_f64()));
         }
     }
 
     fn clear(&self) {
         if self.terminal {
-            eprint!("\r\x1b[2K");
+            put("\r\x1b[2K");
         }
     }
 
@@ -134,8 +138,18 @@ fn draw(state: &mut State, detail: &str) {
             .chars()
             .take(118)
             .collect();
-        eprint!("\r\x1b[2K{line}");
+        put(&format!("\r\x1b[2K{line}"));
         // A terminal that cannot be written to loses a spinner, nothing else.
         let _ = stderr().flush();
     }
+}
+
+/// A line on standard error. Unlike `eprintln!`, goes on when nobody reads it: a progress report is no reason to leave
+/// work half done.
+fn line(text: &str) {
+    put(&format!("{text}\n"));
+}
+
+fn put(text: &str) {
+    let _ = stderr().write_all(text.as_bytes());
 }

@@ -43,6 +43,7 @@ pub fn run(progress: &Progress, spec: &Spec, options: Options) -> Result<ExitCod
     let begun = Instant::now();
     // An error up to here leaves nothing behind; from here on, nothing returns past the removal.
     let claimed = Claimed::new(spec.clone())?;
+    let _removed = RemovedOnPanic(&spec.name);
     let mut running = None;
     let shown = show(progress, claimed, &binaries, &image, begun, &mut running);
     let outcome = match shown {
@@ -77,6 +78,17 @@ pub fn run(progress: &Progress, spec: &Spec, options: Options) -> Result<ExitCod
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Even a fault of this program leaves no cluster behind.
+struct RemovedOnPanic<'n>(&'n str);
+
+impl Drop for RemovedOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            remove::remove(self.0);
+        }
+    }
 }
 
 fn make_free(progress: &Progress, cluster: &str) -> Result<()> {
