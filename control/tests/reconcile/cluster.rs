@@ -28,6 +28,8 @@ use causeway_proto::{
 use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::outage::{Interruptible, Outage};
+
 /// Bound of every wait.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Silence after which a node of these tests is not ready: many missed renewals of the pretended agents, on a busy machine too.
@@ -37,6 +39,7 @@ pub const EVICTION: Duration = Duration::from_secs(3);
 pub struct Cluster {
     pub registry: Registry,
     pub store: Arc<dyn Store>,
+    pub outage: Outage,
     pub reconcilers: JoinSet<()>,
     agents: Mutex<BTreeMap<String, AbortHandle>>,
     addresses: Arc<AtomicU32>,
@@ -50,6 +53,8 @@ pub fn registry_options() -> RegistryOptions {
 pub fn config() -> ReconcileConfig {
     let pool = Pool::new("10.244.0.0/16".parse().expect("a range"), 24).expect("fits");
     let mut config = ReconcileConfig::new(pool);
+    // What is wrongly decided shall be done at once.
+    config.driver.last_retry = Duration::from_millis(300);
     config.lifecycle = LifecycleTimes {
         grace_period: GRACE,
         eviction_timeout: EVICTION,
@@ -65,12 +70,15 @@ impl Cluster {
             .tempdir()
             .expect("temporary directory");
         let options = EmbeddedOptions::new(directory.path().join("store"));
-        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&options).expect("an empty store"));
+        let outage = Outage::default();
+        let store = EmbeddedStore::open(&options).expect("an empty store");
+        let store: Arc<dyn Store> = Arc::new(Interruptible::new(store, outage.clone()));
         let registry = Registry::start(Arc::clone(&store), registry_options());
         registry.bootstrap().await.expect("the store is there");
         Self {
             registry,
             store,
+            outage,
             reconcilers: JoinSet::new(),
             agents: Mutex::default(),
             addresses: Arc::new(AtomicU32::new(1)),

@@ -5,4 +5,5 @@ mod controllers;
 mod driver;
 mod leadership;
 mod nodes;
+mod outage;
 mod scheduling;

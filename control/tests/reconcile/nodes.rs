@@ -8,7 +8,7 @@ use causeway_control::{
 };
 use causeway_proto::{
     Kind, Resource,
-    v1::{Node, Pod},
+    v1::{Endpoints, Node, Pod},
 };
 use futures::future::join_all;
 
@@ -127,5 +127,46 @@ async fn a_silent_node_loses_its_endpoints_then_its_pods_and_returns() {
         .until("pods on n1 again", || {
             cluster.replicas_by_node().into_values().collect::<Vec<_>>() == [4, 4]
         })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_not_taken_for_dead_because_the_store_was_away() {
+    let cluster = Cluster::with_nodes(&["n1", "n2"]).await;
+    cluster.create(service("web")).await;
+    cluster.create(controller("web", 2)).await;
+    cluster
+        .until("two ready endpoints", || cluster.endpoints("web").0.len() == 2)
+        .await;
+    let before = cluster
+        .get::<Endpoints>("default", "web")
+        .expect("there")
+        .meta()
+        .resource_version
+        .clone();
+
+    cluster.outage.begin();
+    cluster.stop_agent("n1");
+    cluster.stop_agent("n2");
+    tokio::time::sleep(GRACE * 2).await;
+    cluster.outage.end();
+    // Agents notice that the store is back with their next renewal, the control plane may be quicker.
+    tokio::time::sleep(GRACE / 2).await;
+    cluster.start_agent("n1").await;
+    cluster.start_agent("n2").await;
+    // As long as a wrong verdict would need to come.
+    tokio::time::sleep(GRACE).await;
+    let after = cluster
+        .get::<Endpoints>("default", "web")
+        .expect("there")
+        .meta()
+        .resource_version
+        .clone();
+    assert_eq!(after, before, "nobody may have touched the endpoints");
+    assert!(cluster.all::<Node>().iter().all(pod_state::node_is_ready));
+
+    cluster.stop_agent("n1");
+    cluster
+        .until("a real silence to be noticed", || cluster.endpoints("web").0.len() == 1)
         .await;
 }

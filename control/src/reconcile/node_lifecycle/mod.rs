@@ -26,9 +26,11 @@ use super::{
 use crate::api::{DeleteOptions, Registry};
 
 mod heartbeat;
+mod listening;
 mod plan;
 
 use heartbeat::Heartbeats;
+use listening::Listening;
 use plan::{NodePlan, PodAction, plan};
 
 const COMPONENT: &str = "node-controller";
@@ -58,12 +60,14 @@ pub struct NodeLifecycle {
     events: EventRecorder,
     times: LifecycleTimes,
     heartbeats: Mutex<Heartbeats>,
+    listening: Listening,
 }
 
 impl NodeLifecycle {
-    /// Works through the registry.
+    /// Works through the registry. Call within a tokio runtime.
     pub fn new(registry: Registry, events: &EventRecorder, times: LifecycleTimes) -> Self {
         Self {
+            listening: Listening::start(registry.clone(), times.grace_period),
             registry,
             events: events.named(COMPONENT),
             times,
@@ -156,10 +160,13 @@ impl Reconciler for NodeLifecycle {
         }
         let mut heartbeats = self.heartbeats();
         let (now, instant) = (time::now(), Instant::now());
+        let listened = self.listening.lasted(instant);
         let mut pass = Pass::default();
         for node in typed::<Node>(&nodes) {
             let name = node.meta().name.as_str();
-            let silence = heartbeats.silence(node, leases.get(name).copied(), instant);
+            let silence = heartbeats
+                .silence(node, leases.get(name).copied(), instant)
+                .min(listened);
             let pods = on_node.get(name).map_or(&[][..], Vec::as_slice);
             let plan = plan(node, pods, silence, &self.times, now);
             pass.look_again_in(plan.again_in);

@@ -87,19 +87,22 @@ pub(super) fn plan(node: &Node, pods: &[&Pod], silence: Duration, times: &Lifecy
     if let Some(taint) = taint {
         let lasted = since.map_or(0.0, |since| time::seconds_between(&since, &now).max(0.0));
         for pod in pods {
-            plan.consider(pod, taint, Duration::from_secs_f64(lasted), times, now);
+            // Pods of an agent that speaks, or that could not be heard until now, are given the time to be reported.
+            let lasted = (is_silent || taint == NOT_READY).then(|| Duration::from_secs_f64(lasted));
+            plan.consider(pod, taint, lasted, times, now);
         }
     }
     plan
 }
 
 impl NodePlan {
-    fn consider(&mut self, pod: &Pod, taint: &str, lasted: Duration, times: &LifecycleTimes, now: Timestamp) {
+    fn consider(&mut self, pod: &Pod, taint: &str, lasted: Option<Duration>, times: &LifecycleTimes, now: Timestamp) {
         if pod_state::is_finished(pod) {
             return;
         }
         // A node that says it is not ready has an agent that reports its pods itself.
         if taint == UNREACHABLE
+            && lasted.is_some()
             && let Some(marked) = not_ready(pod, now)
         {
             self.pods.push(PodAction::MarkNotReady(Box::new(marked)));
@@ -107,7 +110,7 @@ impl NodePlan {
         if pod.meta().is_terminating() {
             return;
         }
-        let Some(patience) = patience(pod, taint, times) else {
+        let (Some(patience), Some(lasted)) = (patience(pod, taint, times), lasted) else {
             return;
         };
         match patience.checked_sub(lasted) {
@@ -345,14 +348,18 @@ mod tests {
     fn pods_are_evicted_after_the_time_out() {
         let silent = node("Unknown", 1000, &[UNREACHABLE]);
         let marked = not_ready(&pod("a"), at(1000)).expect("was ready");
-        let plan = planned(&silent, &[&marked], 5, 1299);
+        let plan = planned(&silent, &[&marked], 15, 1299);
         assert!(plan.pods.is_empty());
         assert_eq!(plan.again_in, Duration::from_secs(1));
-        let evicted = planned(&silent, &[&marked], 5, 1300).pods;
+        let evicted = planned(&silent, &[&marked], 15, 1300).pods;
         assert_eq!(evicted, [PodAction::Evict(Box::new(marked.clone()))]);
+        assert!(
+            planned(&silent, &[&marked], 5, 2000).pods.is_empty(),
+            "its agent speaks again"
+        );
         let mut terminating = marked;
         terminating.meta_mut().deletion_timestamp = Some(at(1300));
-        assert!(planned(&silent, &[&terminating], 5, 2000).pods.is_empty());
+        assert!(planned(&silent, &[&terminating], 15, 2000).pods.is_empty());
     }
 
     #[test]
@@ -372,7 +379,7 @@ mod tests {
             pod
         };
         let silent = node("Unknown", 1000, &[UNREACHABLE]);
-        let evicted = |pod: &Pod, now| !planned(&silent, &[pod], 5, now).pods.is_empty();
+        let evicted = |pod: &Pod, now| !planned(&silent, &[pod], 15, now).pods.is_empty();
         assert!(evicted(&tolerating(&[Some(5)]), 1005));
         assert!(!evicted(&tolerating(&[Some(500)]), 1400));
         assert!(!evicted(&tolerating(&[None]), 1_000_000));
