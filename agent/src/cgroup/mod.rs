@@ -1,6 +1,6 @@
 //! cgroups of pods and containers, on pure v2, v1 and hybrid machines.
 //!
-//! [`plan`] turns limits into settings (pure); [`layout`] finds out what is mounted where; [`tree`] makes, fills and removes
+//! `plan` turns limits into settings (pure); [`layout`] finds out what is mounted where; [`tree`] makes, fills and removes
 //! groups. Nothing outside the node's own subtree is written, except that controllers are enabled on the way to it (v2).
 //!
 //! Invariant: wherever the controllers are, every process of a pod is also in

@@ -366,6 +366,85 @@ fn remove_tree(path: &Path) -> Vec<CgroupError> {
 mod tests {
     use super::*;
 
+    /// A v2 tree of plain files: writing shows what would be set where.
+    fn paper_tree(dir: &Path) -> Cgroups {
+        let all = [Controller::Cpu, Controller::Memory, Controller::Pids];
+        let layout = Layout {
+            v2: dir.to_owned(),
+            v2_controllers: all.to_vec(),
+            v1: Vec::new(),
+        };
+        let leaf = dir.join("causeway/c/n/pod-u/web");
+        fs::create_dir_all(&leaf).unwrap();
+        for (file, text) in [("cpu.max", "max 100000\n"), ("memory.swap.max", "max\n")] {
+            fs::write(leaf.join(file), text).unwrap();
+        }
+        Cgroups::new(layout, "/causeway/c/n/")
+    }
+
+    #[test]
+    fn on_v2_controllers_are_handed_down_to_the_leaf_and_limits_set_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroups = paper_tree(dir.path());
+        let resources = Resources {
+            cpu_limit_millis: Some(200),
+            cpu_request_millis: Some(100),
+            memory_limit_bytes: Some(1 << 20),
+            pids_limit: Some(9),
+        };
+        let leaf = cgroups.create_leaf("u", "web", &resources).unwrap();
+        for group in ["", "causeway", "causeway/c", "causeway/c/n", "causeway/c/n/pod-u"] {
+            let control = fs::read_to_string(dir.path().join(group).join("cgroup.subtree_control"));
+            assert_eq!(control.unwrap(), "+cpu +memory +pids", "{group}");
+        }
+        let at = dir.path().join("causeway/c/n/pod-u/web");
+        // Processes live here, so it may not hand down anything itself.
+        assert!(!at.join("cgroup.subtree_control").exists());
+        let set = [
+            ("cpu.max", "20000 100000"),
+            ("cpu.weight", "4"),
+            ("memory.max", "1048576"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("pids.max", "9"),
+        ];
+        for (file, text) in set {
+            assert_eq!(fs::read_to_string(at.join(file)).unwrap(), text, "{file}");
+        }
+        assert_eq!(
+            leaf,
+            Leaf {
+                procs: vec![at.join("cgroup.procs")],
+                oom: Some(at.join("memory.events"))
+            }
+        );
+        assert_eq!(cgroups.pods(), ["u".to_owned()].into());
+    }
+
+    #[test]
+    fn a_limit_without_its_controller_is_an_error_and_a_share_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            v2: dir.path().to_owned(),
+            ..Layout::default()
+        };
+        let cgroups = Cgroups::new(layout, "causeway/c/n");
+        let shares = Resources {
+            cpu_request_millis: Some(100),
+            ..Resources::default()
+        };
+        cgroups.create_pod("u", &shares).unwrap();
+        let limit = Resources {
+            memory_limit_bytes: Some(1 << 20),
+            ..Resources::default()
+        };
+        let error = cgroups.create_pod("u", &limit).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "this machine has no memory controller, which a limit needs"
+        );
+    }
+
     #[test]
     fn oom_kills_are_read_from_both_formats() {
         assert_eq!(

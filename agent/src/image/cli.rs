@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::store::{ImageError, ImageStore};
+use super::{
+    error::{ImageError, at},
+    store::ImageStore,
+};
 
 /// `image` subcommands.
 #[derive(Debug, clap::Subcommand)]
@@ -73,7 +76,5 @@ pub fn run(command: ImageCommand) -> Result<(), ImageError> {
 
 fn print(text: &str) -> Result<(), ImageError> {
     let path = Path::new("standard output");
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(super::store::at("write", path))
+    std::io::stdout().write_all(text.as_bytes()).map_err(at("write", path))
 }

@@ -11,8 +11,10 @@ use oci_spec::image::{Descriptor, ImageIndex, MediaType, OciLayout};
 use serde::Deserialize;
 
 use super::{
+    error::{ImageError, at},
+    hashing::Hashing,
     reference::{Reference, is_digest},
-    store::{Hashing, Image, ImageError, ImageStore, at},
+    store::{Image, ImageStore},
     unpack,
 };
 

@@ -9,19 +9,20 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     fs::{self, File},
-    io::{self, Read, Write as _},
+    io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use oci_spec::image::{ImageConfiguration, ImageManifest};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     config::{ImageConfig, Rootfs},
+    error::{ImageError, at},
+    hashing::Hashing,
     import,
-    reference::{ParseReferenceError, Reference},
+    reference::Reference,
     unpack,
 };
 
@@ -51,87 +52,11 @@ pub struct ImageSummary {
     pub size_bytes: u64,
 }
 
-/// What can go wrong with images.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// No such image in the store (and nowhere to pull it from).
-    #[error("image \"{0}\" is not in this node's image store")]
-    NotFound(String),
-    /// Not a name of an image.
-    #[error(transparent)]
-    Reference(#[from] ParseReferenceError),
-    /// A file could not be used.
-    #[error("cannot {action} {path}", path = path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// What is to be imported is no image.
-    #[error("{path} is not an image: {problem}", path = path.display())]
-    NotAnImage {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        problem: String,
-    },
-    /// A blob is not what its digest says.
-    #[error("blob {digest} is damaged: its contents are {found}")]
-    Digest {
-        /// What it should be.
-        digest: String,
-        /// What it is.
-        found: String,
-    },
-    /// A blob has another size than its descriptor says.
-    #[error("blob {digest} is damaged: it has {found} bytes instead of {expected}")]
-    Size {
-        /// Its digest.
-        digest: String,
-        /// What the descriptor says.
-        expected: u64,
-        /// What it has.
-        found: u64,
-    },
-    /// A blob is no JSON of the expected kind.
-    #[error("blob {digest} is not a valid {kind}")]
-    Parse {
-        /// Its digest.
-        digest: String,
-        /// What it should be.
-        kind: &'static str,
-        /// Why not.
-        #[source]
-        source: oci_spec::OciSpecError,
-    },
-    /// The image asks for something that is not supported here.
-    #[error("image {image}: {problem}")]
-    Unsupported {
-        /// Digest of the manifest.
-        image: String,
-        /// What.
-        problem: String,
-    },
-    /// A layer could not be unpacked.
-    #[error("cannot unpack layer {digest}")]
-    Unpack {
-        /// Diff id of the layer.
-        digest: String,
-        /// Why not.
-        #[source]
-        source: unpack::UnpackError,
-    },
-}
-
 /// Images of one node. Cheap to clone; several processes may use one directory.
 #[derive(Clone, Debug)]
 pub struct ImageStore {
-    state_dir: PathBuf,
-    root: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// Digits of a diff id that name its layer: overlayfs takes one page of options for up to 127 layers. A layer says its full diff id
@@ -149,6 +74,8 @@ impl ImageStore {
             let path = root.join(part);
             fs::create_dir_all(&path).map_err(at("make", &path))?;
         }
+        // Inside are the set-uid programs of images, which are for containers only.
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).map_err(at("protect", &root))?;
         let root = root.canonicalize().map_err(at("find", &root))?;
         Ok(Self {
             state_dir: state_dir.to_owned(),
@@ -344,7 +271,7 @@ impl ImageStore {
     }
 
     /// Every reference with the digest of its manifest.
-    fn refs(&self) -> Result<Vec<(Reference, String)>, ImageError> {
+    pub(super) fn refs(&self) -> Result<Vec<(Reference, String)>, ImageError> {
         let path = self.root.join("refs");
         let mut refs = Vec::new();
         for entry in fs::read_dir(&path).map_err(at("read", &path))? {
@@ -375,7 +302,7 @@ impl ImageStore {
         })
     }
 
-    fn configuration(&self, manifest: &ImageManifest) -> Result<ImageConfiguration, ImageError> {
+    pub(super) fn configuration(&self, manifest: &ImageManifest) -> Result<ImageConfiguration, ImageError> {
         let digest = manifest.config().digest().to_string();
         let path = self.blob(&digest);
         let file = File::open(&path).map_err(at("read", &path))?;
@@ -439,76 +366,9 @@ impl ImageStore {
         };
         finish().map_err(at("write", &layer))
     }
-
-    fn collect_garbage(&self) -> Result<(), ImageError> {
-        let mut blobs = BTreeSet::new();
-        let mut layers = self.layers_in_use();
-        layers.insert("empty".to_owned());
-        for (_, digest) in self.refs()? {
-            let manifest = self.manifest(&digest)?;
-            let parts = manifest
-                .layers()
-                .iter()
-                .chain([manifest.config()])
-                .map(|part| part.digest().to_string());
-            blobs.extend(parts.map(|digest| self.blob(&digest)));
-            blobs.insert(self.blob(&digest));
-            layers.extend(
-                self.configuration(&manifest)?
-                    .rootfs()
-                    .diff_ids()
-                    .iter()
-                    .map(|id| layer_name(id)),
-            );
-        }
-        for path in entries(&self.root.join("blobs/sha256"))?
-            .into_iter()
-            .filter(|path| !blobs.contains(path))
-        {
-            fs::remove_file(&path).map_err(at("remove", &path))?;
-        }
-        for path in entries(&self.root.join("layers"))? {
-            if path
-                .file_name()
-                .is_some_and(|name| !layers.contains(name.to_string_lossy().as_ref()))
-            {
-                // Moved first: no part of a layer may be taken for the whole.
-                let grave = self.temporary("garbage");
-                fs::rename(&path, &grave)
-                    .and_then(|()| fs::remove_dir_all(&grave))
-                    .map_err(at("remove", &path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Names of the layers that containers of this node were started from.
-    fn layers_in_use(&self) -> BTreeSet<String> {
-        let children = |dirs: Vec<PathBuf>| {
-            dirs.iter()
-                .flat_map(|dir| entries(dir).unwrap_or_default())
-                .collect::<Vec<_>>()
-        };
-        let pods = children(vec![self.state_dir.join("pods")]);
-        let attempts = children(children(pods.iter().map(|pod| pod.join("containers")).collect()));
-        let specs = attempts
-            .iter()
-            .filter_map(|attempt| fs::read(attempt.join("spec.json")).ok());
-        let specs = specs.filter_map(|text| serde_json::from_slice::<StartedFrom>(&text).ok());
-        let layers = specs.flat_map(|spec| spec.rootfs.layers);
-        layers
-            .filter_map(|layer| layer.strip_suffix("/fs").map(str::to_owned))
-            .collect()
-    }
 }
 
-/// The part of a container's record that matters to images.
-#[derive(serde::Deserialize)]
-struct StartedFrom {
-    rootfs: Rootfs,
-}
-
-fn layer_name(diff_id: &str) -> String {
+pub(super) fn layer_name(diff_id: &str) -> String {
     diff_id.trim_start_matches("sha256:").chars().take(LAYER_NAME).collect()
 }
 
@@ -522,54 +382,6 @@ fn lower_directories(diff_ids: &[String]) -> Vec<String> {
         vec![EMPTY.to_owned()]
     } else {
         layers
-    }
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, ImageError> {
-    let read = fs::read_dir(dir).map_err(at("read", dir))?;
-    read.map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<_>>()
-        .map_err(at("read", dir))
-}
-
-pub(super) fn at<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + 'a {
-    move |source| ImageError::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// Digests what is read through it.
-pub(super) struct Hashing<R> {
-    reader: R,
-    hasher: Sha256,
-}
-
-impl<R> Hashing<R> {
-    pub fn new(reader: R) -> Self {
-        Self {
-            reader,
-            hasher: Sha256::new(),
-        }
-    }
-
-    /// The digest of what was read.
-    pub fn digest(self) -> String {
-        let mut digest = "sha256:".to_owned();
-        for byte in self.hasher.finalize() {
-            // Writing to a String cannot fail.
-            let _ = write!(digest, "{byte:02x}");
-        }
-        digest
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
     }
 }
 

@@ -10,6 +10,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -103,6 +104,12 @@ impl AttemptDir {
     pub fn merged(&self) -> PathBuf {
         self.0.join("merged")
     }
+}
+
+/// Makes a directory that only root may enter: inside are the environments of pods, and set-uid programs of images.
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Entries of a directory; none when it is not there.

@@ -167,7 +167,7 @@ async fn commands_run_inside_a_running_container() {
     let error = run(&["/no/such"]).await.unwrap_err().to_string();
     assert_eq!(error, "exec /no/such: no such file or directory in image busybox:test");
     let slow = ExecSpec {
-        timeout: Some(Duration::from_millis(200)),
+        timeout: Some(Duration::from_secs(2)),
         ..command(&["sh", "-c", "echo a; sleep 1000; echo b"])
     };
     let result = node.runtime.exec(&id, "main", slow).await.unwrap();

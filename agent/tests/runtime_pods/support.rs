@@ -135,7 +135,10 @@ impl Node {
     /// Lines of a container's log, without stamp, stream and tag.
     pub fn output(&self, id: &SandboxId, name: &str, attempt: u32) -> String {
         let log = fs::read_to_string(self.runtime.log_path(id, name, attempt)).unwrap();
-        log.lines()
+        // While it is being written, the last record may be there in part.
+        let whole = log.rfind('\n').map_or("", |end| &log[..=end]);
+        whole
+            .lines()
             .map(|line| line.splitn(4, ' ').nth(3).unwrap().to_owned() + "\n")
             .collect()
     }

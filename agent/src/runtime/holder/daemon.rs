@@ -17,6 +17,7 @@ use nix::{
     sys::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
+        wait::waitpid,
     },
     unistd::{ForkResult, fork, sethostname, setsid},
 };
@@ -92,9 +93,13 @@ fn greet(greeting: &Greeting) {
 
 /// Leaves the agent's session and its parenthood, so that neither its end nor a signal to its group is felt.
 fn detach() -> Result<(), Failure> {
-    for _ in 0..2 {
+    for generation in 0..2 {
         // SAFETY: this process has one thread.
-        if let ForkResult::Parent { .. } = unsafe { fork() }.step("fork")? {
+        if let ForkResult::Parent { child } = unsafe { fork() }.step("fork")? {
+            if generation == 0 {
+                // It ends at once. Nobody else would reap it where process 1 does not.
+                let _ = waitpid(child, None);
+            }
             // SAFETY: `_exit` runs nothing; the child goes on with everything that was set up.
             unsafe { libc::_exit(0) }
         }

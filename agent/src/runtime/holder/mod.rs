@@ -3,7 +3,7 @@
 //! It owns the pod's network, IPC and UTS namespaces, is parent of every container, writes their output to disk and records
 //! how they end. It is the agent's executable under another name, but knows nothing of the agent: everything it needs is in
 //! the sandbox's directory (its working directory), and whoever connects to the socket there may ask it for things
-//! ([`protocol`]).
+//! (`protocol`).
 //!
 //! Invariants: one thread and no async runtime, so that forked children may run ordinary code; an exit is on disk before anybody
 //! is told of it; containers die with it.
