@@ -48,8 +48,8 @@ impl TestCluster {
         let mut spec = Spec::new(&unique_name(), nodes, store).expect("a good specification");
         // Unlike the development cluster's, so that no address can be hard-coded anywhere.
         spec.underlay = [172, 31, 7];
-        spec.cluster_cidr = "10.200.0.0/16".to_owned();
-        spec.service_cidr = "10.97.128.0/17".to_owned();
+        "10.200.0.0/16".clone_into(&mut spec.cluster_cidr);
+        "10.97.128.0/17".clone_into(&mut spec.service_cidr);
         change(&mut spec);
         let progress = Progress::silent();
         let claimed = Claimed::new(spec.clone()).expect("a cluster name that nobody has");

@@ -212,7 +212,7 @@ fn traces(spec: &Spec) -> BTreeSet<String> {
         let links = Command::new("ip")
             .args(["-netns", &spec.netns(&node), "-oneline", "link"])
             .output()
-            .expect("it can be read");
+            .expect("ip runs");
         assert!(links.status.success());
         for link in String::from_utf8_lossy(&links.stdout).lines() {
             traces.insert(format!(
