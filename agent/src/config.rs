@@ -42,61 +42,61 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Run {
     /// Name of the cluster; default directories and cgroups are below it.
-    #[arg(long, env = "CAUSEWAY_CLUSTER", default_value = "dev")]
+    #[arg(long, env = "CAUSEWAY_AGENT_CLUSTER", default_value = "dev")]
     pub cluster: String,
     /// Name of the node [default: the host's name].
-    #[arg(long, env = "CAUSEWAY_NODE_NAME")]
+    #[arg(long, env = "CAUSEWAY_AGENT_NODE_NAME")]
     pub node_name: Option<String>,
     /// Control plane: `http://HOST:PORT` or `unix:///PATH` [default: `unix:///run/causeway/CLUSTER/control.sock`].
-    #[arg(long, env = "CAUSEWAY_CONTROL")]
+    #[arg(long, env = "CAUSEWAY_AGENT_CONTROL")]
     pub control: Option<String>,
     /// Address by which other nodes reach this one [default: the uplink's first IPv4 address].
-    #[arg(long, env = "CAUSEWAY_NODE_IP")]
+    #[arg(long, env = "CAUSEWAY_AGENT_NODE_IP")]
     pub node_ip: Option<Ipv4Addr>,
     /// Interface that leads to the other nodes [default: that of the default route].
-    #[arg(long, env = "CAUSEWAY_UPLINK")]
+    #[arg(long, env = "CAUSEWAY_AGENT_UPLINK")]
     pub uplink: Option<String>,
     /// State directory [default: /var/lib/causeway/CLUSTER/NODE].
-    #[arg(long, env = "CAUSEWAY_STATE_DIR")]
+    #[arg(long, env = "CAUSEWAY_AGENT_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// The node's cgroup below every hierarchy's root [default: causeway/CLUSTER/NODE].
-    #[arg(long, env = "CAUSEWAY_CGROUP")]
+    #[arg(long, env = "CAUSEWAY_AGENT_CGROUP")]
     pub cgroup: Option<String>,
     /// Where bpffs is, or is to be, mounted; pins go to causeway/CLUSTER/NODE below it.
-    #[arg(long, env = "CAUSEWAY_BPFFS", default_value = "/sys/fs/bpf")]
+    #[arg(long, env = "CAUSEWAY_AGENT_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
     /// Where the agent's gRPC API (health) listens.
-    #[arg(long, env = "CAUSEWAY_LISTEN", default_value = "0.0.0.0:6560")]
+    #[arg(long, env = "CAUSEWAY_AGENT_LISTEN", default_value = "0.0.0.0:6560")]
     pub listen: SocketAddr,
     /// Where /metrics and /healthz are served.
-    #[arg(long, env = "CAUSEWAY_METRICS_LISTEN", default_value = "127.0.0.1:6561")]
+    #[arg(long, env = "CAUSEWAY_AGENT_METRICS_LISTEN", default_value = "127.0.0.1:6561")]
     pub metrics_listen: SocketAddr,
     /// UDP port of the tunnel between nodes.
-    #[arg(long, env = "CAUSEWAY_VXLAN_PORT", default_value_t = 8472)]
+    #[arg(long, env = "CAUSEWAY_AGENT_VXLAN_PORT", default_value_t = 8472)]
     pub vxlan_port: u16,
     /// VXLAN network identifier.
-    #[arg(long, env = "CAUSEWAY_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    #[arg(long, env = "CAUSEWAY_AGENT_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     pub vni: u32,
     /// Range that holds the pods of all nodes.
-    #[arg(long, env = "CAUSEWAY_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    #[arg(long, env = "CAUSEWAY_AGENT_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
     pub cluster_cidr: Prefix,
     /// Time between heartbeats.
-    #[arg(long, env = "CAUSEWAY_HEARTBEAT_INTERVAL", default_value = "2s", value_parser = duration)]
+    #[arg(long, env = "CAUSEWAY_AGENT_HEARTBEAT_INTERVAL", default_value = "2s", value_parser = duration)]
     pub heartbeat_interval: Duration,
     /// Most pods on this node.
-    #[arg(long, env = "CAUSEWAY_MAX_PODS", default_value_t = 110)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
     /// Processors that pods may use, in thousandths [default: all].
-    #[arg(long, env = "CAUSEWAY_CPU_MILLIS")]
+    #[arg(long, env = "CAUSEWAY_AGENT_CPU_MILLIS")]
     pub cpu_millis: Option<u64>,
     /// Memory that pods may use, in bytes [default: all].
-    #[arg(long, env = "CAUSEWAY_MEMORY_BYTES")]
+    #[arg(long, env = "CAUSEWAY_AGENT_MEMORY_BYTES")]
     pub memory_bytes: Option<u64>,
     /// Most processes and threads in one pod.
-    #[arg(long, env = "CAUSEWAY_POD_PIDS", default_value_t = 4096)]
+    #[arg(long, env = "CAUSEWAY_AGENT_POD_PIDS", default_value_t = 4096)]
     pub pod_pids: u64,
     /// File that becomes the pods' `/etc/resolv.conf`.
-    #[arg(long, env = "CAUSEWAY_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    #[arg(long, env = "CAUSEWAY_AGENT_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub resolv_conf: PathBuf,
     /// Restart delays.
     #[command(flatten)]
@@ -105,10 +105,10 @@ pub struct Run {
     #[command(flatten)]
     pub maps: Maps,
     /// What to log: a level, or directives such as "info,causeway_agent::bpf=debug".
-    #[arg(long, env = "CAUSEWAY_LOG", default_value = "info")]
+    #[arg(long, env = "CAUSEWAY_AGENT_LOG", default_value = "info")]
     pub log: String,
     /// How log lines look.
-    #[arg(long, env = "CAUSEWAY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, env = "CAUSEWAY_AGENT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
@@ -116,16 +116,16 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Restart {
     /// Delay before the second restart of a crashing container; it doubles from there.
-    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_BASE", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "CAUSEWAY_AGENT_RESTART_BACKOFF_BASE", default_value = "10s", value_parser = duration)]
     pub restart_backoff_base: Duration,
     /// Longest delay before a restart.
-    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_MAX", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "CAUSEWAY_AGENT_RESTART_BACKOFF_MAX", default_value = "5m", value_parser = duration)]
     pub restart_backoff_max: Duration,
     /// A container that ran this long starts afresh.
-    #[arg(long, env = "CAUSEWAY_RESTART_BACKOFF_RESET", default_value = "10m", value_parser = duration)]
+    #[arg(long, env = "CAUSEWAY_AGENT_RESTART_BACKOFF_RESET", default_value = "10m", value_parser = duration)]
     pub restart_backoff_reset: Duration,
     /// Time between taking an ending pod out of services and asking its containers to end.
-    #[arg(long, env = "CAUSEWAY_DRAIN_DELAY", default_value = "500ms", value_parser = duration)]
+    #[arg(long, env = "CAUSEWAY_AGENT_DRAIN_DELAY", default_value = "500ms", value_parser = duration)]
     pub drain_delay: Duration,
 }
 
@@ -133,28 +133,28 @@ pub struct Restart {
 #[derive(Debug, Args)]
 pub struct Maps {
     /// Service ports.
-    #[arg(long, env = "CAUSEWAY_MAP_SERVICES", default_value_t = MapSizes::default().services)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_SERVICES", default_value_t = MapSizes::default().services)]
     pub map_services: u32,
     /// Slots of all services' Maglev tables.
-    #[arg(long, env = "CAUSEWAY_MAP_SLOTS", default_value_t = MapSizes::default().slots)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_SLOTS", default_value_t = MapSizes::default().slots)]
     pub map_slots: u32,
     /// Backends.
-    #[arg(long, env = "CAUSEWAY_MAP_BACKENDS", default_value_t = MapSizes::default().backends)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_BACKENDS", default_value_t = MapSizes::default().backends)]
     pub map_backends: u32,
     /// Pods of this node.
-    #[arg(long, env = "CAUSEWAY_MAP_PODS", default_value_t = MapSizes::default().pods)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_PODS", default_value_t = MapSizes::default().pods)]
     pub map_pods: u32,
     /// Pod ranges of other nodes.
-    #[arg(long, env = "CAUSEWAY_MAP_ROUTES", default_value_t = MapSizes::default().routes)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_ROUTES", default_value_t = MapSizes::default().routes)]
     pub map_routes: u32,
     /// Flow directions of established traffic that no socket hook saw.
-    #[arg(long, env = "CAUSEWAY_MAP_CONNTRACK", default_value_t = MapSizes::default().conntrack)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_CONNTRACK", default_value_t = MapSizes::default().conntrack)]
     pub map_conntrack: u32,
     /// Flow directions of such traffic of which only the client was seen.
-    #[arg(long, env = "CAUSEWAY_MAP_CONNTRACK_NEW", default_value_t = MapSizes::default().conntrack_new)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_CONNTRACK_NEW", default_value_t = MapSizes::default().conntrack_new)]
     pub map_conntrack_new: u32,
     /// Unconnected UDP sockets times the backends they sent to.
-    #[arg(long, env = "CAUSEWAY_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
     pub map_socket_replies: u32,
 }
 

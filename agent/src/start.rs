@@ -70,6 +70,11 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
     .await
     .context("opening the pod sandboxes")?;
     let network = Network::new()?;
+    // Needed only later, but a wrong name is better told at once.
+    network
+        .ifindex(&config.uplink)
+        .await
+        .context("looking for the uplink")?;
     let mut agent = Agent {
         options,
         config,
