@@ -308,10 +308,6 @@ fn clsact_filters_do_where_the_kernel_has_no_tcx() {
         node.close();
         node.open().expect("the data path again");
     }
-    lab.nodes[0]
-        .netns
-        .run(|| lab.nodes[0].datapath().attach_pod(client.link.ifindex))
-        .expect("the filter again");
     assert_eq!(names(&tally(3, || client.connect_unhooked(vip()))), ["far"]);
     lab.nodes[0]
         .netns

@@ -119,7 +119,7 @@ mod tests {
             translated_client: Address::from_v4([10, 244, 0, 2]),
             backend_address: Address::from_v4([10, 244, 0, 3]),
             client_port_be: client_port.to_be(),
-            translated_client_port_be: 61_000u16.to_be(),
+            translated_client_port_be: (client_port + 20_000).to_be(),
             backend_port_be: 8080u16.to_be(),
             reserved2: 0,
         };

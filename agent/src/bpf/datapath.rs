@@ -25,7 +25,8 @@ use causeway_abi::{
 use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
 
 use super::{
-    DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle, SyncReport,
+    DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
+    SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL},
     pins, pods, routes,
@@ -228,6 +229,15 @@ impl Datapath {
                 })?;
             } else if let (FROM_POD_NAME, Ok(ifindex)) = (program, ifindex.parse()) {
                 self.attach_pod(ifindex)?;
+            }
+        }
+        // Pods whose program is a clsact filter have no pin.
+        for (address, pod) in lock(&self.inner.maps).pods.entries()? {
+            if !FROM_POD.pin(dir, pod.ifindex).exists()
+                && let Err(error) = self.attach_pod(pod.ifindex)
+            {
+                let address = address.to_ip();
+                tracing::warn!(%address, ifindex = pod.ifindex, %error, "the link of a known pod is gone");
             }
         }
         Ok(())

@@ -25,6 +25,8 @@ pub struct Arena {
     /// Ranges that rest, oldest first.
     resting: VecDeque<(Instant, Range)>,
     grace: Duration,
+    len: u32,
+    free_slots: u32,
 }
 
 impl Arena {
@@ -39,6 +41,8 @@ impl Arena {
             free,
             resting: VecDeque::new(),
             grace,
+            len,
+            free_slots: len,
         }
     }
 
@@ -55,6 +59,7 @@ impl Arena {
             return false;
         }
         self.free.remove(&base);
+        self.free_slots -= range.len;
         if range.base > base {
             self.free.insert(base, range.base - base);
         }
@@ -86,13 +91,25 @@ impl Arena {
         }
     }
 
+    /// Number of slots.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it has no slots at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Number of free slots.
     pub fn free_slots(&self) -> u32 {
-        self.free.values().sum()
+        self.free_slots
     }
 
     fn merge(&mut self, range: Range) {
         let Range { mut base, mut len } = range;
+        self.free_slots += len;
+
         if let Some(next) = self.free.remove(&(base + len)) {
             len += next;
         }

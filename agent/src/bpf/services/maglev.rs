@@ -17,13 +17,14 @@ const SIZES: [u32; 18] = [
 /// The largest table, unless there are more backends than slots in it. The paper's own large size is 65,537.
 const LARGEST_BY_CHOICE: u32 = 131_071;
 
-/// Slots for each backend: 100, as in the paper, keeps shares within one per cent of each other.
-const SLOTS_PER_BACKEND: u32 = 100;
+/// Slots for each backend where there is room: 100, as in the paper, keeps shares within one per cent of each other.
+pub const SLOTS_PER_BACKEND: u32 = 100;
 
-/// Table sizes for so many backends, best first, then smaller and coarser ones for when there is no room.
+/// Table sizes for so many backends with at least `per_backend` slots for each, best first, then smaller and coarser ones
+/// for when there is no room.
 ///
 /// One backend needs one slot. More backends than the largest prime get no table.
-pub fn sizes(backends: usize) -> Vec<u32> {
+pub fn sizes(backends: usize, per_backend: u32) -> Vec<u32> {
     let Ok(backends) = u32::try_from(backends) else {
         return Vec::new();
     };
@@ -32,7 +33,7 @@ pub fn sizes(backends: usize) -> Vec<u32> {
         1 => vec![1],
         _ => {
             let wanted = backends
-                .saturating_mul(SLOTS_PER_BACKEND)
+                .saturating_mul(per_backend)
                 .min(LARGEST_BY_CHOICE)
                 .max(backends);
             let best = SIZES.iter().position(|size| *size >= wanted);
@@ -162,21 +163,21 @@ mod tests {
 
     #[test]
     fn sizes_give_a_hundred_slots_each_and_fall_back_to_fewer() {
-        assert_eq!(sizes(0), [0]);
-        assert_eq!(sizes(1), [1]);
-        assert_eq!(sizes(3), [509, 251, 127, 61, 31, 13, 7]);
-        assert_eq!(sizes(100)[0], 16_381);
-        assert_eq!(*sizes(100).last().unwrap(), 127);
-        assert_eq!(sizes(5_000)[0], 131_071);
-        assert_eq!(sizes(200_000)[0], 262_139);
-        assert_eq!(sizes(2_000_000), [0; 0]);
+        assert_eq!(sizes(0, SLOTS_PER_BACKEND), [0]);
+        assert_eq!(sizes(1, SLOTS_PER_BACKEND), [1]);
+        assert_eq!(sizes(3, SLOTS_PER_BACKEND), [509, 251, 127, 61, 31, 13, 7]);
+        assert_eq!(sizes(100, SLOTS_PER_BACKEND)[0], 16_381);
+        assert_eq!(*sizes(100, SLOTS_PER_BACKEND).last().unwrap(), 127);
+        assert_eq!(sizes(5_000, SLOTS_PER_BACKEND)[0], 131_071);
+        assert_eq!(sizes(200_000, SLOTS_PER_BACKEND)[0], 262_139);
+        assert_eq!(sizes(2_000_000, SLOTS_PER_BACKEND), [0; 0]);
     }
 
     proptest! {
         #[test]
         fn shares_differ_by_one_slot_at_most(ids in proptest::collection::hash_set(0_u32..60_000, 1..150)) {
             let backends: Vec<_> = ids.into_iter().map(id).collect();
-            let size = sizes(backends.len())[0];
+            let size = sizes(backends.len(), SLOTS_PER_BACKEND)[0];
             let mut shares = HashMap::<u32, usize>::new();
             for position in table(&backends, size) {
                 *shares.entry(position).or_default() += 1;
@@ -191,7 +192,7 @@ mod tests {
             let mut backends: Vec<_> = ids.into_iter().map(id).collect();
             backends.sort();
             backends.dedup();
-            let size = sizes(backends.len())[0];
+            let size = sizes(backends.len(), SLOTS_PER_BACKEND)[0];
             let forward = holders(&backends, size);
             backends.reverse();
             prop_assert_eq!(forward, holders(&backends, size));
@@ -205,7 +206,7 @@ mod tests {
             victim in any::<proptest::sample::Index>(),
         ) {
             let backends: Vec<_> = ids.into_iter().map(id).collect();
-            let size = sizes(backends.len())[0];
+            let size = sizes(backends.len(), SLOTS_PER_BACKEND)[0];
             let before = holders(&backends, size);
             let mut rest = backends.clone();
             let gone = rest.remove(victim.index(rest.len()));

@@ -362,7 +362,7 @@ impl ServiceSync {
 
     /// A range for so many backends: the best size that fits. `None` for no backends.
     fn allocate(&mut self, backends: usize) -> Result<Option<Range>, Reason> {
-        let sizes = maglev::sizes(backends);
+        let sizes = maglev::sizes(backends, self.slots_per_backend());
         if sizes.is_empty() {
             return Err(Reason::TooManyBackends { backends });
         }
@@ -374,6 +374,17 @@ impl ServiceSync {
             backends,
             free: self.arena.free_slots(),
         })
+    }
+
+    /// How fine tables are, by how much room is left: so that the first services do not leave the last without a table.
+    fn slots_per_backend(&self) -> u32 {
+        let (free, all) = (u64::from(self.arena.free_slots()), u64::from(self.arena.len()));
+        match free * 100 / all.max(1) {
+            50.. => maglev::SLOTS_PER_BACKEND,
+            25..50 => 30,
+            10..25 => 10,
+            0..10 => 1,
+        }
     }
 
     fn let_go(&mut self, range: Option<Range>, members: &[BackendId], now: Instant) {

@@ -28,6 +28,8 @@ struct Maps {
     backends: MappedArray<Backend>,
     slots: MappedArray<Slot>,
     services: BTreeMap<ServiceKey, Service>,
+    /// Ranges of the tables in `services`: base → length.
+    live: BTreeMap<u32, u32>,
     names: HashMap<u32, String>,
     readiness: ReadinessHandle,
     services_max: usize,
@@ -42,14 +44,20 @@ impl Maps {
             backends,
             slots: MappedArray::anonymous(slots).unwrap(),
             services: BTreeMap::new(),
+            live: BTreeMap::new(),
             names: HashMap::new(),
             services_max: usize::MAX,
             log: Vec::new(),
         }
     }
 
+    fn is_live(&self, index: u32) -> bool {
+        let below = self.live.range(..=index).next_back();
+        below.is_some_and(|(base, count)| index < base + count)
+    }
+
     fn log(&mut self, what: &'static str) {
-        if self.log.next_back() != Some(&what) {
+        if self.log.last() != Some(&what) {
             self.log.push(what);
         }
     }
@@ -116,10 +124,8 @@ impl MapWriter for Maps {
 
     fn write_slot(&mut self, index: u32, slot: Slot) {
         self.log("slots");
-        for service in self.services.values() {
-            let live = service.slot_base..service.slot_base + service.slot_count;
-            assert!(!live.contains(&index), "a slot of a live table is written");
-        }
+        assert!(!self.is_live(index), "a slot of a live table is written");
+
         self.slots.write(index, &slot);
     }
 
@@ -136,13 +142,20 @@ impl MapWriter for Maps {
             });
         }
         self.log("service");
-        self.services.insert(*key, *service);
+        if let Some(old) = self.services.insert(*key, *service) {
+            self.live.remove(&old.slot_base);
+        }
+        if service.slot_count > 0 {
+            self.live.insert(service.slot_base, service.slot_count);
+        }
         Ok(())
     }
 
     fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError> {
         self.log("remove");
-        self.services.remove(key);
+        if let Some(old) = self.services.remove(key) {
+            self.live.remove(&old.slot_base);
+        }
         Ok(())
     }
 
@@ -444,7 +457,7 @@ fn a_table_that_cannot_be_trusted_is_written_anew() {
     maps.services.insert(service_key(&vip_id(81)), first);
 
     let mut planner = maps.adopt();
-    maps.services.clear(); // Only so that the fake does not take the doubtful ranges for live ones.
+    maps.live.clear(); // Only so that the fake does not take the doubtful ranges for live ones.
     planner.sync(&want, now, &mut maps);
     assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(maps.reachable(81).keys().copied().collect::<Vec<_>>(), [4, 5]);
@@ -470,4 +483,35 @@ fn a_changed_name_or_affinity_keeps_the_table() {
         (service.affinity_seconds, maps.names[&service.service_id].as_str()),
         (60, "default/t:80")
     );
+}
+
+#[test]
+fn many_services_all_find_room_in_maps_of_the_ordinary_size() {
+    let sizes = crate::bpf::MapSizes::default();
+    let mut maps = Maps::new(sizes.slots, sizes.backends);
+    let mut planner = ServiceSync::new(sizes.slots, sizes.backends, sizes.services, GRACE);
+    let address = |prefix: u8, n: u32| std::net::IpAddr::from([prefix, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+    let service = |n: u32| {
+        let one = |i| DesiredBackend {
+            id: BackendId {
+                address: address(11, 3 * n + i),
+                ..backend(1, true).id
+            },
+            ..backend(1, true)
+        };
+        DesiredService {
+            vip: VipId {
+                address: address(10, n),
+                port: 80,
+                protocol: Protocol::TCP,
+            },
+            name: format!("default/s{n}:80"),
+            affinity_seconds: 0,
+            backends: (0..3).map(one).collect(),
+        }
+    };
+    let want = desired((0..40_000).map(service));
+    let now = Instant::now();
+    assert_eq!(applied(&planner.sync(&want, now, &mut maps)), (40_000, 0));
+    assert!(planner.sync(&want, now, &mut maps).is_unchanged());
 }
