@@ -104,7 +104,7 @@ pub struct Run {
     /// Map sizes.
     #[command(flatten)]
     pub maps: Maps,
-    /// What to log: a level, or directives such as "info,causeway_agent::bpf=debug".
+    /// What to log: a level, or directives such as `info,causeway_agent::bpf=debug`.
     #[arg(long, env = "CAUSEWAY_AGENT_LOG", default_value = "info")]
     pub log: String,
     /// How log lines look.

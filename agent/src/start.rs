@@ -108,13 +108,12 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
             None => return Ok(()),
         },
     };
-    let opened = match datapath.take() {
-        Some(opened) => opened,
-        None => {
-            let opened = agent.open_datapath(range).await?;
-            write_range(&config.state_dir, range)?;
-            opened
-        }
+    let opened = if let Some(opened) = datapath.take() {
+        opened
+    } else {
+        let opened = agent.open_datapath(range).await?;
+        write_range(&config.state_dir, range)?;
+        opened
     };
     let mut registry = Registry::with_prefix("causeway_agent");
     agent
@@ -137,6 +136,8 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
 
     let stop = agent.stop.clone();
     tokio::select! {
+        // Parts end because of it: it comes first.
+        biased;
         () = stop.cancelled() => tracing::info!("stopping; pods and data path go on"),
         Some(ended) = agent.tasks.join_next() => {
             ended.context("a part of the agent failed")?;

@@ -34,7 +34,7 @@ pub enum Run {
 /// Why something is not going on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
-    /// `CamelCase` word for machines ("ErrImagePull").
+    /// `CamelCase` word for machines (`ErrImagePull`).
     pub reason: String,
     /// For people.
     pub message: String,

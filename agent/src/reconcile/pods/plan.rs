@@ -148,7 +148,6 @@ fn keep_running(
         }
         Run::Exited(_) => {}
         Run::Running { .. } => match (&container.stopping, &container.verdict.unhealthy) {
-            (None, None) => {}
             (None, Some(why)) => {
                 plan.act(Action::Terminate(
                     container.spec.name.clone(),
@@ -160,7 +159,7 @@ fn keep_running(
                 Some(left) => plan.wake(left),
                 None => plan.act(Action::Kill(container.spec.name.clone())),
             },
-            (Some(_), _) => {}
+            (None, None) | (Some(_), _) => {}
         },
     }
 }
@@ -195,13 +194,14 @@ fn terminate(plan: &mut Plan, view: &PodView<'_>, termination: Termination, dela
             (None, Some(stopping)) if stopping.killed => {}
             (None, _) => plan.act(Action::Kill(name)),
             (Some(until_kill), Some(_)) => plan.wake(until_kill),
-            (Some(until_kill), None) => match left(termination.since, drain, now) {
-                Some(draining) => plan.wake(draining),
-                None => {
+            (Some(until_kill), None) => {
+                if let Some(draining) = left(termination.since, drain, now) {
+                    plan.wake(draining);
+                } else {
                     plan.act(Action::Terminate(name, Cause::PodDeleted));
                     plan.wake(until_kill);
                 }
-            },
+            }
         }
     }
 }
