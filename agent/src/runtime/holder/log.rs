@@ -91,28 +91,39 @@ impl Log {
         self.file.write_all(records)
     }
 
-    /// `log` becomes `log.1`, `log.1` becomes `log.2`…; the oldest goes.
+    /// `log` becomes `log.1`, `log.1` becomes `log.2`…; the oldest goes. Whoever reads finds a `log` at any instant.
     fn rotate(&mut self) -> io::Result<()> {
-        let nth = |n: u32| {
+        let named = |suffix: &str| {
             let mut name = self.path.clone().into_os_string();
-            if n > 0 {
-                name.push(format!(".{n}"));
-            }
+            name.push(suffix);
             PathBuf::from(name)
         };
-        for n in (1..self.max_files).rev() {
-            match fs::rename(nth(n - 1), nth(n)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        let nth = |n: u32| named(&format!(".{n}"));
+        for n in (2..self.max_files).rev() {
+            fs::rename(nth(n - 1), nth(n)).or_else(ignore_absent)?;
         }
-        self.file = OpenOptions::new()
+        if self.max_files > 1 {
+            fs::remove_file(nth(1)).or_else(ignore_absent)?;
+            fs::hard_link(&self.path, nth(1))?;
+        }
+        let fresh = named(".new");
+        let file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
-            .open(&self.path)?;
+            .open(&fresh)?;
+        fs::rename(&fresh, &self.path)?;
+        self.file = file;
         self.size = 0;
         Ok(())
+    }
+}
+
+fn ignore_absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
     }
 }
 
