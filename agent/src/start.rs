@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use anyhow::Context as _;
@@ -86,6 +86,14 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
 
     // With the range known from before, traffic is in order before anybody is asked anything.
     let remembered = read_range(&config.state_dir)?;
+    if let Some(range) = remembered {
+        anyhow::ensure!(
+            options.cluster_cidr.contains(range.network()),
+            "this node's pod range {range} is outside --cluster-cidr {}; to give it another, remove its pods and {}",
+            options.cluster_cidr,
+            config.state_dir.join(RANGE_FILE).display()
+        );
+    }
     let mut datapath = match remembered {
         Some(range) => Some(agent.open_datapath(range).await?),
         None => None,
@@ -98,7 +106,8 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         message: "waiting for a pod range from the control plane".to_owned(),
     });
     let port = options.listen.port();
-    agent.spawn_node(&client, &watches, watch_health.clone(), port);
+    let own_range = Arc::new(remembered.map_or_else(OnceLock::new, OnceLock::from));
+    agent.spawn_node(&client, &watches, Arc::clone(&own_range), watch_health.clone(), port);
     agent.tasks.spawn(api::grpc::serve(grpc, watch_health.clone()));
 
     let range = match remembered {
@@ -115,6 +124,8 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         write_range(&config.state_dir, range)?;
         opened
     };
+    // Already set when it was remembered.
+    let _ = own_range.set(range);
     let mut registry = Registry::with_prefix("causeway_agent");
     agent
         .spawn_pods(&client, &watches, range, opened.clone(), &mut registry)
@@ -194,7 +205,14 @@ impl Agent<'_> {
     }
 
     /// Starts registration and heartbeats.
-    fn spawn_node(&mut self, client: &Client, watches: &Watches, health: watch::Receiver<Health>, port: u16) {
+    fn spawn_node(
+        &mut self,
+        client: &Client,
+        watches: &Watches,
+        range: Arc<OnceLock<Prefix>>,
+        health: watch::Receiver<Health>,
+        port: u16,
+    ) {
         let facts = facts::Facts::gather(&facts::Given {
             name: &self.config.node_name,
             address: self.config.node_address(),
@@ -203,8 +221,13 @@ impl Agent<'_> {
             cpu_millis: self.options.cpu_millis,
             memory_bytes: self.options.memory_bytes,
         });
-        self.tasks
-            .spawn(node::run::run(client.clone(), watches.nodes.clone(), facts, health));
+        self.tasks.spawn(node::run::run(
+            client.clone(),
+            watches.nodes.clone(),
+            facts,
+            range,
+            health,
+        ));
         let (name, interval) = (self.config.node_name.clone(), self.options.heartbeat_interval);
         self.tasks.spawn(node::lease::run(client.clone(), name, interval));
     }

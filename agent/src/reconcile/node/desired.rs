@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use causeway_proto::v1::{Condition, DaemonEndpoint, DaemonEndpoints, Node, NodeStatus, ObjectMeta};
+use causeway_proto::v1::{Condition, DaemonEndpoint, DaemonEndpoints, Node, NodeSpec, NodeStatus, ObjectMeta};
 use prost_types::Timestamp;
 
 use super::facts::Facts;
+use crate::reconcile::pods::address::Prefix;
 
 /// Whether pods can run here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,15 +22,18 @@ pub enum Health {
     },
 }
 
-/// The object to create when there is none.
-pub fn node(facts: &Facts, health: &Health, now: SystemTime) -> Node {
+/// The object to create when there is none; `range` is the pod range the node has from before.
+pub fn node(facts: &Facts, range: Option<Prefix>, health: &Health, now: SystemTime) -> Node {
     Node {
         metadata: Some(ObjectMeta {
             name: facts.name.clone(),
             labels: facts.labels.clone(),
             ..ObjectMeta::default()
         }),
-        spec: None,
+        spec: range.map(|range| NodeSpec {
+            pod_cidr: range.to_string(),
+            ..NodeSpec::default()
+        }),
         status: Some(status(facts, &NodeStatus::default(), health, now)),
     }
 }
@@ -190,7 +194,7 @@ mod tests {
                 .conditions
                 .contains(&pressure)
         );
-        let mut present = node(&facts(), &Health::Ready, at(1));
+        let mut present = node(&facts(), None, &Health::Ready, at(1));
         let labels = &mut present.metadata.as_mut().unwrap().labels;
         labels.insert("zone".into(), "a".into());
         assert_eq!(label_patch(&facts(), &present), None);

@@ -1,6 +1,9 @@
 //! Keeps this node's object as it should be, through restarts of the control plane and conflicts.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
 
 use causeway_proto::{
     client::{Backoff, Client, ClientError, Store},
@@ -12,19 +15,26 @@ use super::{
     desired::{self, Health},
     facts::Facts,
 };
+use crate::reconcile::pods::address::Prefix;
 
 /// Even an unchanged status is written this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs for ever.
-pub async fn run(client: Client, nodes: Store<Node>, facts: Facts, mut health: watch::Receiver<Health>) {
+/// Runs for ever. A node that has a pod range already keeps it when it has to be registered anew.
+pub async fn run(
+    client: Client,
+    nodes: Store<Node>,
+    facts: Facts,
+    range: Arc<OnceLock<Prefix>>,
+    mut health: watch::Receiver<Health>,
+) {
     let mut changes = nodes.changes();
     let mut backoff = Backoff::default();
     let mut reported = false;
     nodes.synced().await;
     loop {
         let wanted = health.borrow_and_update().clone();
-        let wait = match reconcile(&client, &nodes, &facts, &wanted).await {
+        let wait = match reconcile(&client, &nodes, &facts, range.get().copied(), &wanted).await {
             Ok(()) => {
                 backoff.reset();
                 reported = false;
@@ -45,9 +55,18 @@ pub async fn run(client: Client, nodes: Store<Node>, facts: Facts, mut health: w
     }
 }
 
-async fn reconcile(client: &Client, nodes: &Store<Node>, facts: &Facts, health: &Health) -> Result<(), ClientError> {
+async fn reconcile(
+    client: &Client,
+    nodes: &Store<Node>,
+    facts: &Facts,
+    range: Option<Prefix>,
+    health: &Health,
+) -> Result<(), ClientError> {
     let Some(present) = nodes.get("", &facts.name) else {
-        return match client.create(desired::node(facts, health, SystemTime::now())).await {
+        return match client
+            .create(desired::node(facts, range, health, SystemTime::now()))
+            .await
+        {
             Ok(_) => {
                 tracing::info!(node = facts.name, "node registered");
                 Ok(())
