@@ -6,7 +6,7 @@ use crate::support::Node;
 
 fn words(output: &Output) -> String {
     assert!(!output.status.success());
-    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    let text = String::from_utf8(output.stderr.clone()).expect("messages are UTF-8");
     text.lines()
         .filter(|line| line.starts_with("causeway-agent:"))
         .collect()

@@ -134,7 +134,7 @@ async fn a_deleted_node_registers_again_and_heartbeats_go_on() {
     .await;
     let uid = node.ready().await.meta().uid.clone();
     node.client
-        .delete::<causeway_proto::v1::Node>("", "node-1", &Default::default())
+        .delete::<causeway_proto::v1::Node>("", "node-1", &causeway_proto::client::DeleteOptions::default())
         .await
         .unwrap();
     wait_for("another registration", || async {

@@ -236,7 +236,10 @@ impl Node {
         self.control = Some(Control { stop, task });
         let client = &self.client;
         wait_for("the control plane", || async {
-            client.list::<ApiNode>(&Default::default()).await.ok()
+            client
+                .list::<ApiNode>(&causeway_proto::client::ListOptions::default())
+                .await
+                .ok()
         })
         .await;
     }
@@ -360,7 +363,7 @@ impl Node {
     pub async fn reasons(&self, pod: &Pod) -> Vec<String> {
         let events = self
             .client
-            .list::<causeway_proto::v1::Event>(&Default::default())
+            .list::<causeway_proto::v1::Event>(&causeway_proto::client::ListOptions::default())
             .await
             .expect("events")
             .items;

@@ -1,3 +1,5 @@
+#![expect(clippy::unnecessary_wraps, reason = "fixtures return what optional fields take")]
+
 use std::time::Duration;
 
 use proptest::prelude::*;

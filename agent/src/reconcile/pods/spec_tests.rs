@@ -1,3 +1,5 @@
+#![expect(clippy::unnecessary_wraps, reason = "fixtures return what optional fields take")]
+
 use causeway_proto::v1::{
     EnvVar, ExecAction, HttpGetAction, PodSecurityContext, Quantity, SecurityContext, TcpSocketAction,
 };

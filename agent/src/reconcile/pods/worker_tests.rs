@@ -1,3 +1,5 @@
+#![expect(clippy::unnecessary_wraps, reason = "fixtures return what optional fields take")]
+
 use std::{net::Ipv4Addr, time::Duration};
 
 use causeway_proto::{
@@ -266,7 +268,7 @@ async fn a_missing_image_keeps_only_its_own_container_waiting() {
 #[tokio::test]
 async fn a_sandbox_that_fails_is_tried_again() {
     let scene = Scene::new(fixture::pod("Always", &[], &["web"]), |context| {
-        context.machine.fail_attaches(3)
+        context.machine.fail_attaches(3);
     });
     scene.logged(&UP).await;
 }
@@ -335,7 +337,7 @@ async fn a_restarted_agent_takes_no_pod_out_of_service() {
     let mut pod = fixture::pod("Always", &[], &["web"]);
     pod.spec.as_mut().unwrap().containers[0].readiness_probe = probe();
     let scene = Scene::from_record(old_record(pod), true, |context| {
-        context.machine.place(running_sandbox())
+        context.machine.place(running_sandbox());
     });
     let ready = "ready=true terminating=false";
     scene.logged(&[ready, "attach 10.244.1.9", ready]).await;
