@@ -18,7 +18,7 @@ use causeway_tests::{
 const PORT: u16 = 8080;
 
 fn vip() -> SocketAddr {
-    "10.96.0.10:80".parse().unwrap()
+    SocketAddr::from(([10, 96, 0, 10], 80))
 }
 
 /// A line there and back.

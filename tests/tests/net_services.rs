@@ -13,7 +13,7 @@ use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, ask, connect, t
 const PORT: u16 = 8080;
 
 fn vip() -> SocketAddr {
-    "10.96.0.10:80".parse().unwrap()
+    SocketAddr::from(([10, 96, 0, 10], 80))
 }
 
 /// Names of those who answered, with how often.
@@ -37,16 +37,17 @@ fn names(tally: &Tally) -> Vec<&str> {
 struct Trio {
     client: Pod,
     servers: [Pod; 2],
-    _listening: [TcpServer; 2],
+    #[expect(dead_code, reason = "listens until it is dropped")]
+    listening: [TcpServer; 2],
 }
 
 fn trio(node: &mut Node) -> Trio {
     let (client, a, b) = (node.add_pod(2), node.add_pod(3), node.add_pod(4));
-    let _listening = [a.serve_tcp(PORT, "a"), b.serve_tcp(PORT, "b")];
+    let listening = [a.serve_tcp(PORT, "a"), b.serve_tcp(PORT, "b")];
     Trio {
         client,
         servers: [a, b],
-        _listening,
+        listening,
     }
 }
 
@@ -167,11 +168,12 @@ fn a_pod_that_turns_unready_gets_no_new_connection_from_that_moment() {
 }
 
 fn drops(node: &Node, reason: DropReason) -> u64 {
-    let drops = node.datapath().drops().unwrap();
+    let drops = node.datapath().drops().expect("the counters of drops");
     drops
         .into_iter()
-        .find_map(|(found, counters)| (found == reason).then_some(counters.packets))
-        .unwrap()
+        .filter(|(found, _)| *found == reason)
+        .map(|(_, counters)| counters.packets)
+        .sum()
 }
 
 #[test]

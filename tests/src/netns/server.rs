@@ -55,7 +55,7 @@ impl TcpServer {
 fn serve(mut stream: TcpStream, name: &str) -> io::Result<()> {
     stream.set_read_timeout(None)?;
     stream.write_all(name.as_bytes())?;
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     loop {
         match stream.read(&mut buffer)? {
             0 => return Ok(()),
