@@ -54,7 +54,7 @@ impl fmt::Display for Listed<'_> {
 pub fn check() -> Vec<Check> {
     vec![
         tried(
-            "rights",
+            RIGHTS,
             rights(),
             "run causeway-agent as root (with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF)",
         ),
@@ -82,15 +82,21 @@ pub fn check() -> Vec<Check> {
     ]
 }
 
-/// Tries everything and reports all that is missing.
+/// Tries everything and reports all that is missing. Without the rights nothing else can be tried, so that is all then.
 pub fn require() -> Result<(), Unfit> {
-    let missing: Vec<_> = check().into_iter().filter_map(|check| check.result.err()).collect();
+    let mut missing: Vec<_> = check().into_iter().filter_map(|check| check.result.err()).collect();
+    if missing.first().is_some_and(|missing| missing.what == RIGHTS) {
+        missing.truncate(1);
+    }
     if missing.is_empty() {
         Ok(())
     } else {
         Err(Unfit(missing))
     }
 }
+
+/// Name of the first check.
+const RIGHTS: &str = "rights";
 
 fn tried(name: &'static str, result: Result<String, String>, remedy: &'static str) -> Check {
     Check {

@@ -35,6 +35,7 @@ use crate::{
         node::{self, desired::Health, facts},
         pods::{
             address::Prefix,
+            adopt::address_of,
             context::{Addresses, Context},
             manager::Manager,
             node_machine::NodeMachine,
@@ -353,14 +354,9 @@ fn owned_addresses(records: &[Record], strays: &[SandboxState]) -> BTreeMap<Stri
     let of_records = records
         .iter()
         .filter_map(|record| Some((record.uid().to_owned(), record.address?)));
-    let of_strays = strays.iter().filter_map(|state| {
-        let addresses = &state.spec.as_ref()?.addresses;
-        let address = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        Some((state.id.0.clone(), address?))
-    });
+    let of_strays = strays
+        .iter()
+        .filter_map(|state| Some((state.id.0.clone(), address_of(state)?)));
     of_records.chain(of_strays).collect()
 }
 

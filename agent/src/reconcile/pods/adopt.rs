@@ -1,6 +1,9 @@
 //! What to make of a pod this node does not remember: new, or here before its record was lost. Pure.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::SystemTime,
+};
 
 use causeway_proto::v1::{ContainerStatus, Pod};
 
@@ -14,13 +17,7 @@ use crate::runtime::{Exit, ExitReason, SandboxState};
 /// ended and what was ready.
 pub fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Record {
     let mut record = Record::new(pod, now);
-    let addresses = stray
-        .and_then(|state| state.spec.as_ref())
-        .map(|spec| spec.addresses.as_slice());
-    record.address = addresses.into_iter().flatten().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
+    record.address = stray.and_then(address_of);
     let status = record.pod.status.clone().unwrap_or_default();
     let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
     if ended || stray.is_some() {
@@ -31,6 +28,19 @@ pub fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> 
         }
     }
     record
+}
+
+/// The IPv4 address a sandbox was made with.
+pub fn address_of(sandbox: &SandboxState) -> Option<Ipv4Addr> {
+    sandbox
+        .spec
+        .as_ref()?
+        .addresses
+        .iter()
+        .find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
 }
 
 fn remembered(status: &ContainerStatus, ended: bool, now: SystemTime) -> ContainerRecord {

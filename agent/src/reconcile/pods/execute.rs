@@ -226,7 +226,10 @@ impl<M: Machine> Worker<M> {
                 self.live.insert(name.clone(), Live::default());
             }
             // The attempt is on record as ended: its repetition is a restart, with a restart's delays.
-            Err(RuntimeError::Start { problem }) => self.event(Warning, "Failed", format!("Error: {problem}")),
+            Err(RuntimeError::Start { problem }) => {
+                self.note_start_failure(name);
+                self.event(Warning, "Failed", format!("Error: {problem}"));
+            }
             Err(error) => {
                 self.start_failed(
                     name,
@@ -240,11 +243,7 @@ impl<M: Machine> Worker<M> {
     }
 
     fn start_failed(&mut self, name: &str, failure: &StartFailure) {
-        let policy = self.context.delays.retry;
-        let live = self.live.entry(name.to_owned()).or_default();
-        live.start_failures.fail(&policy, SystemTime::now(), Duration::ZERO);
-        // Once at first is not enough to be told apart from a retry at once: count the first as two.
-        live.start_failures.failures = live.start_failures.failures.max(2);
+        let live = self.note_start_failure(name);
         live.trouble = Some(Trouble {
             reason: failure.reason.to_owned(),
             message: failure.message.clone(),
@@ -253,12 +252,26 @@ impl<M: Machine> Worker<M> {
         self.event(Warning, "Failed", format!("{}: {}", failure.reason, failure.message));
     }
 
+    /// Holds back the next attempt for a while.
+    fn note_start_failure(&mut self, name: &str) -> &mut Live<M> {
+        let policy = self.context.delays.retry;
+        let live = self.live.entry(name.to_owned()).or_default();
+        live.start_failures.fail(&policy, SystemTime::now(), Duration::ZERO);
+        // The first failure is not retried at once either.
+        live.start_failures.failures = live.start_failures.failures.max(2);
+        live
+    }
+
     async fn terminate(&mut self, name: &str, cause: &Cause) {
         let message = match cause {
             Cause::Unhealthy(probe) => format!("Container {name} failed {probe} probe, will be restarted"),
             Cause::PodDeleted => format!("Stopping container {name}"),
         };
         self.event(Normal, "Killing", message);
+        if *cause == Cause::PodDeleted {
+            // What a process says of itself while it ends is nobody's concern.
+            self.live.entry(name.to_owned()).or_default().probes = None;
+        }
         self.signal(name, nix::libc::SIGTERM).await;
     }
 
@@ -324,6 +337,9 @@ impl<M: Machine> Worker<M> {
                 unhealthy: None,
             },
         );
+        if self.record.ending.is_some() {
+            return;
+        }
         let ran = now.duration_since(*started_at).unwrap_or_default();
         let probes = match spec::container_probes(container, IpAddr::V4(address), ran, started) {
             Ok(probes) => probes,

@@ -11,7 +11,12 @@ use tokio::{sync::broadcast, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    adopt::first_record, context::Context, execute::chain, inbox::Inbox, machine::Machine, record::Record,
+    adopt::{address_of, first_record},
+    context::Context,
+    execute::chain,
+    inbox::Inbox,
+    machine::Machine,
+    record::Record,
     worker::Worker,
 };
 use crate::runtime::{SandboxId, SandboxState};
@@ -171,10 +176,14 @@ impl<M: Machine> Manager<M> {
 
     /// Removes sandboxes that belong to no pod, now that all pods are known.
     async fn remove_strays(&mut self) {
-        let strays: Vec<_> = self.strays.keys().cloned().collect();
-        for uid in strays {
+        let strays: Vec<_> = self
+            .strays
+            .values()
+            .map(|state| (state.id.0.clone(), address_of(state)))
+            .collect();
+        for (uid, address) in strays {
             tracing::info!(uid, "removing a sandbox that belongs to no pod");
-            match self.context.machine.remove(&SandboxId(uid.clone()), None).await {
+            match self.context.machine.remove(&SandboxId(uid.clone()), address).await {
                 Ok(()) => {
                     self.strays.remove(&uid);
                     self.context.addresses.release(&uid);

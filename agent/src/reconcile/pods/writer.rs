@@ -103,7 +103,11 @@ async fn write_all(client: Client, shared: Arc<Shared>, inbox: Arc<Inbox>) {
             // The pod is gone; the watch will say so too.
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(pod = pod.key(), %error, "pod status not written yet");
+                if error.is_unavailable() {
+                    tracing::debug!(pod = pod.key(), %error, "pod status not written yet");
+                } else {
+                    tracing::warn!(pod = pod.key(), %error, "pod status refused, will be tried again");
+                }
                 shared.lock().pending.get_or_insert((pod, status));
                 tokio::time::sleep(backoff.next_delay()).await;
             }
