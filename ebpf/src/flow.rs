@@ -132,16 +132,24 @@ pub fn hairpin_source(client: &Address) -> Address {
     }
 }
 
-/// Alternatives tried when a flow's own client port is taken.
-pub const PORT_ALTERNATIVES: u32 = 8;
+/// Ports tried for the client of a new flow, as its backend sees it.
+pub const PORT_ATTEMPTS: u32 = 5;
 
-/// A port to use for the client when another flow already looks like this one to the backend: from the range that Linux
-/// gives to no client by itself (`net.ipv4.ip_local_port_range` ends at 60999). Network byte order.
+/// The client port that the backend sees, for each attempt; network byte order.
+///
+/// The range is one that Linux gives to no client by itself (`net.ipv4.ip_local_port_range` ends at 60999): the same client
+/// may reach the same backend directly, from a socket whose `connect` was balanced, and no table knows of that connection.
+/// The last attempt is the client's own port.
 #[inline(always)]
-pub const fn alternative_port_be(port_be: u16, attempt: u32) -> u16 {
+pub const fn translated_port_be(port_be: u16, attempt: u32) -> u16 {
     const FIRST: u32 = 61_000;
     const COUNT: u32 = 65_536 - FIRST;
-    ((FIRST + (port_be as u32 + attempt * 571) % COUNT) as u16).to_be()
+    if attempt + 1 == PORT_ATTEMPTS {
+        return port_be;
+    }
+    // The port in the order people read it, so that neighbouring ports stay neighbours in a trace.
+    let port = u16::from_be(port_be) as u32;
+    ((FIRST + (port + attempt * 571) % COUNT) as u16).to_be()
 }
 
 /// A hash of a flow; every node computes the same.
@@ -299,11 +307,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn alternative_ports_are_out_of_the_clients_range_and_differ(port_be in any::<u16>()) {
-            let ports: BTreeSet<u16> =
-                (0..PORT_ALTERNATIVES).map(|attempt| u16::from_be(alternative_port_be(port_be, attempt))).collect();
-            prop_assert_eq!(ports.len(), PORT_ALTERNATIVES as usize);
-            prop_assert!(ports.iter().all(|port| *port >= 61_000));
+        fn translated_ports_are_out_of_the_clients_range_and_differ(port_be in any::<u16>()) {
+            let own = u16::from_be(port_be);
+            let ports: std::vec::Vec<u16> =
+                (0..PORT_ATTEMPTS).map(|attempt| u16::from_be(translated_port_be(port_be, attempt))).collect();
+            let (last, others) = ports.split_last().unwrap();
+            prop_assert_eq!(*last, own);
+            prop_assert!(others.iter().all(|port| *port >= 61_000));
+            prop_assert_eq!(others.iter().collect::<BTreeSet<_>>().len(), others.len());
         }
     }
 

@@ -51,12 +51,12 @@ fn a_packet_for_a_vip_goes_to_a_backend_and_the_answer_comes_from_the_vip() -> R
         let out = datapath.run("cw_from_pod", &make("10.244.1.5:40000", "10.96.0.10:80").build())?;
         assert_eq!(out.verdict, Verdict::Redirect);
         let there = decode(&out.frame);
-        assert_eq!(there.path(), "10.244.1.5:40000 > 10.244.1.6:8080");
+        assert_eq!(there.path(), "10.244.1.5:64712 > 10.244.1.6:8080");
         assert_eq!((there.to_mac, there.from_mac), ([2, 0, 0, 0, 1, 6], [2, 0, 0, 0, 2, 6]));
 
         // Test runs come in on one interface, so the backend's pod moves there to answer.
         datapath.pod("10.244.1.6", CLIENT_IFINDEX)?;
-        let out = datapath.run("cw_from_pod", &make("10.244.1.6:8080", "10.244.1.5:40000").build())?;
+        let out = datapath.run("cw_from_pod", &make("10.244.1.6:8080", "10.244.1.5:64712").build())?;
         assert_eq!(out.verdict, Verdict::Redirect);
         let back = decode(&out.frame);
         assert_eq!(back.path(), "10.96.0.10:80 > 10.244.1.5:40000");
@@ -81,10 +81,10 @@ fn ipv6_is_balanced_alike() -> Result<()> {
         datapath.service("[fd00:96::10]:80", protocol, &[0])?;
         assert_eq!(
             sent(&datapath, &make("[fd00:1::5]:40000", "[fd00:96::10]:80"))?,
-            "[fd00:1::5]:40000 > [fd00:1::6]:8080"
+            "[fd00:1::5]:64712 > [fd00:1::6]:8080"
         );
         assert_eq!(
-            sent(&datapath, &make("[fd00:1::6]:8080", "[fd00:1::5]:40000"))?,
+            sent(&datapath, &make("[fd00:1::6]:8080", "[fd00:1::5]:64712"))?,
             "[fd00:96::10]:80 > [fd00:1::5]:40000"
         );
     }
@@ -252,12 +252,12 @@ fn a_pod_reaches_itself_through_its_own_service() -> Result<()> {
     datapath.service("10.96.0.10:80", TCP, &[0])?;
     assert_eq!(
         sent(&datapath, &Frame::tcp("10.244.1.5:40000", "10.96.0.10:80", tcp::SYN))?,
-        "169.254.1.1:40000 > 10.244.1.5:8080"
+        "169.254.1.1:64712 > 10.244.1.5:8080"
     );
     assert_eq!(
         sent(
             &datapath,
-            &Frame::tcp("10.244.1.5:8080", "169.254.1.1:40000", tcp::SYN | tcp::ACK)
+            &Frame::tcp("10.244.1.5:8080", "169.254.1.1:64712", tcp::SYN | tcp::ACK)
         )?,
         "10.96.0.10:80 > 10.244.1.5:40000"
     );
@@ -274,25 +274,49 @@ fn one_client_port_to_two_vips_with_the_same_backend_stays_two_flows() -> Result
     let client = "10.244.1.5:40000";
     let first = sent(&datapath, &Frame::tcp(client, "10.96.0.10:80", tcp::SYN))?;
     let second = sent(&datapath, &Frame::tcp(client, "10.96.0.11:80", tcp::SYN))?;
-    assert_eq!(first, "10.244.1.5:40000 > 10.244.1.6:8080");
-    let seen = second.split(" > ").next().unwrap_or_default().to_owned();
-    assert_ne!(seen, client);
-    for (from, vip) in [(client, "10.96.0.10:80"), (seen.as_str(), "10.96.0.11:80")] {
+    assert_ne!(first, second);
+    for (path, vip) in [(first, "10.96.0.10:80"), (second, "10.96.0.11:80")] {
         assert_eq!(
-            sent(&datapath, &Frame::tcp("10.244.1.6:8080", from, tcp::SYN | tcp::ACK))?,
+            sent(
+                &datapath,
+                &Frame::tcp("10.244.1.6:8080", source(&path), tcp::SYN | tcp::ACK)
+            )?,
             format!("{vip} > {client}")
         );
     }
     Ok(())
 }
 
-/// Lets a client open a connection, the backend answer, and the client go on.
-fn establish(datapath: &Datapath, port: u16) -> Result<()> {
-    let client = format!("10.244.1.5:{port}");
-    sent(datapath, &Frame::tcp(&client, "10.96.0.10:80", tcp::SYN))?;
-    sent(datapath, &Frame::tcp("10.244.1.6:8080", &client, tcp::SYN | tcp::ACK))?;
-    sent(datapath, &Frame::tcp(&client, "10.96.0.10:80", tcp::ACK))?;
+/// The client of a path, as the backend sees it.
+fn source(path: &str) -> &str {
+    path.split(" > ").next().unwrap_or_default()
+}
+
+#[test]
+fn a_connection_straight_to_a_backend_is_not_taken_for_one_through_the_vip() -> Result<()> {
+    let datapath = node_with_backend()?;
+    establish(&datapath, 40_000)?;
+    // The same client port, as a socket has it whose `connect` was balanced.
+    for (from, to) in [
+        ("10.244.1.5:40000", "10.244.1.6:8080"),
+        ("10.244.1.6:8080", "10.244.1.5:40000"),
+    ] {
+        assert_eq!(
+            sent(&datapath, &Frame::tcp(from, to, tcp::ACK))?,
+            format!("{from} > {to}")
+        );
+    }
     Ok(())
+}
+
+/// Lets a client open a connection, the backend answer, and the client go on; the client as the backend sees it.
+fn establish(datapath: &Datapath, port: u16) -> Result<String> {
+    let client = format!("10.244.1.5:{port}");
+    let path = sent(datapath, &Frame::tcp(&client, "10.96.0.10:80", tcp::SYN))?;
+    let seen = source(&path).to_owned();
+    sent(datapath, &Frame::tcp("10.244.1.6:8080", &seen, tcp::SYN | tcp::ACK))?;
+    sent(datapath, &Frame::tcp(&client, "10.96.0.10:80", tcp::ACK))?;
+    Ok(seen)
 }
 
 fn node_with_backend() -> Result<Datapath> {
@@ -331,8 +355,9 @@ fn a_flow_moves_to_the_established_table_once_both_sides_were_seen() -> Result<(
 #[test]
 fn a_flood_of_openings_pushes_out_no_established_flow() -> Result<()> {
     let datapath = node_with_backend()?;
+    let mut clients = BTreeMap::new();
     for port in 40_000..40_100 {
-        establish(&datapath, port)?;
+        clients.insert(port, establish(&datapath, port)?);
     }
     // Ten times what the table of new flows holds.
     for i in 0..20_480_u32 {
@@ -343,8 +368,8 @@ fn a_flood_of_openings_pushes_out_no_established_flow() -> Result<()> {
         )?;
     }
     assert_eq!(datapath.flows("CONNTRACK")?.len(), 200);
-    for port in 40_000..40_100 {
-        let answer = Frame::tcp("10.244.1.6:8080", &format!("10.244.1.5:{port}"), tcp::ACK).payload(b"data");
+    for (port, seen) in clients {
+        let answer = Frame::tcp("10.244.1.6:8080", &seen, tcp::ACK).payload(b"data");
         assert_eq!(sent(&datapath, &answer)?, format!("10.96.0.10:80 > 10.244.1.5:{port}"));
     }
     Ok(())
@@ -357,12 +382,13 @@ fn when_the_established_table_is_full_flows_are_served_from_the_other() -> Resul
     datapath.pod("10.244.1.6", CLIENT_IFINDEX)?;
     datapath.backend(0, "10.244.1.6:8080")?;
     datapath.service("10.96.0.10:80", TCP, &[0])?;
+    let mut clients = BTreeMap::new();
     for port in 40_000..40_010 {
-        establish(&datapath, port)?;
+        clients.insert(port, establish(&datapath, port)?);
     }
     assert_eq!(datapath.flows("CONNTRACK")?.len() % 2, 0, "no half is left alone");
-    for port in 40_000..40_010 {
-        let answer = Frame::tcp("10.244.1.6:8080", &format!("10.244.1.5:{port}"), tcp::ACK);
+    for (port, seen) in clients {
+        let answer = Frame::tcp("10.244.1.6:8080", &seen, tcp::ACK);
         assert_eq!(sent(&datapath, &answer)?, format!("10.96.0.10:80 > 10.244.1.5:{port}"));
     }
     Ok(())
@@ -400,7 +426,7 @@ fn a_udp_datagram_without_checksum_stays_without() -> Result<()> {
     let out = datapath.run("cw_from_pod", &frame.build())?;
     let there = decode(&out.frame);
     assert!(!there.has_checksum);
-    assert_eq!(there.path(), "10.244.1.5:40000 > 10.244.1.6:8080");
+    assert_eq!(there.path(), "10.244.1.5:64712 > 10.244.1.6:8080");
     Ok(())
 }
 

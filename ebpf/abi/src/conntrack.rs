@@ -60,7 +60,8 @@ pub struct Flow {
     pub backend_address: Address,
     /// The client's port, network byte order.
     pub client_port_be: u16,
-    /// The client's port as the backend sees it; another one only where two flows would look alike. Network byte order.
+    /// The client's port as the backend sees it: out of a range that no socket is given by itself, so that a connection
+    /// from the same pod straight to the backend never looks the same. Network byte order.
     pub translated_client_port_be: u16,
     /// The backend's port, network byte order.
     pub backend_port_be: u16,

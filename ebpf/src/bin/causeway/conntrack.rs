@@ -15,8 +15,8 @@ use causeway_abi::{
 };
 use causeway_ebpf::{
     flow::{
-        PORT_ALTERNATIVES, Translation, alternative_port_be, continues, expired, forward_key, forward_key_of,
-        hairpin_source, next_state, reply_key, reply_key_of, to_backend, to_client,
+        PORT_ATTEMPTS, Translation, continues, expired, forward_key, forward_key_of, hairpin_source, next_state,
+        reply_key, reply_key_of, to_backend, to_client, translated_port_be,
     },
     parse::{Headers, protocol},
 };
@@ -190,15 +190,14 @@ unsafe extern "C" fn cw_open(headers: *const Headers, service: *const Service, t
     if flow.backend_address == flow.client {
         flow.translated_client = hairpin_source(&flow.client);
     }
-    // SAFETY: a valid pointer. So below.
-    let mut begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
-    for attempt in 0..PORT_ALTERNATIVES {
+    let mut begun = TAKEN;
+    for attempt in 0..PORT_ATTEMPTS {
+        flow.translated_client_port_be = translated_port_be(flow.client_port_be, attempt);
+        // SAFETY: a valid pointer.
+        begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
         if begun != TAKEN {
             break;
         }
-        // The client is given another port, as the backend sees it.
-        flow.translated_client_port_be = alternative_port_be(flow.client_port_be, attempt);
-        begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
     }
     if begun != DONE {
         return FULL;
