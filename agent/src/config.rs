@@ -156,6 +156,9 @@ pub struct Maps {
     /// Unconnected UDP sockets times the backends they sent to.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
     pub map_socket_replies: u32,
+    /// Clients of services with session affinity, once for each service.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_AFFINITY", default_value_t = MapSizes::default().affinity)]
+    pub map_affinity: u32,
 }
 
 /// How log lines look.
@@ -276,6 +279,7 @@ impl Run {
             conntrack: self.maps.map_conntrack,
             conntrack_new: self.maps.map_conntrack_new,
             socket_replies: self.maps.map_socket_replies,
+            affinity: self.maps.map_affinity,
         }
     }
 }

@@ -6,7 +6,7 @@ use causeway_abi::{
         DIRECTION_FORWARD, DIRECTION_REPLY, Flow, FlowKey, HAIRPIN_V4, HAIRPIN_V6, TCP_CLOSING, TCP_ESTABLISHED,
         TCP_SYN_SENT, timeout_seconds,
     },
-    service::{SCOPE_CLUSTER, ServiceKey},
+    service::{NO_BACKEND, SCOPE_CLUSTER, ServiceKey},
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -24,6 +24,10 @@ pub struct Translation {
     pub source_port_be: u16,
     /// New destination port, network byte order.
     pub destination_port_be: u16,
+    /// The service's id.
+    pub service_id: u32,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
 }
 
 impl Translation {
@@ -33,7 +37,21 @@ impl Translation {
         destination: Address::from_words([0; 4]),
         source_port_be: 0,
         destination_port_be: 0,
+        service_id: 0,
+        backend: NO_BACKEND,
     };
+
+    /// To where the packet is going already.
+    #[inline(always)]
+    pub const fn none(headers: &Headers) -> Self {
+        Self {
+            source: headers.source,
+            destination: headers.destination,
+            source_port_be: headers.source_port_be,
+            destination_port_be: headers.destination_port_be,
+            ..Self::NONE
+        }
+    }
 }
 
 /// The service a packet may be for.
@@ -108,6 +126,8 @@ pub const fn to_backend(flow: &Flow) -> Translation {
         destination: flow.backend_address,
         source_port_be: flow.translated_client_port_be,
         destination_port_be: flow.backend_port_be,
+        service_id: flow.service_id,
+        backend: flow.backend,
     }
 }
 
@@ -119,6 +139,8 @@ pub const fn to_client(flow: &Flow) -> Translation {
         destination: flow.client,
         source_port_be: flow.vip_port_be,
         destination_port_be: flow.client_port_be,
+        service_id: flow.service_id,
+        backend: flow.backend,
     }
 }
 
@@ -128,7 +150,7 @@ pub fn hairpin_source(client: &Address) -> Address {
     if client.to_v4().is_some() {
         Address::from_v4(HAIRPIN_V4)
     } else {
-        Address(HAIRPIN_V6)
+        Address::new(HAIRPIN_V6)
     }
 }
 
@@ -275,7 +297,7 @@ mod tests {
     fn a_pod_reaching_itself_is_given_another_source() {
         let pod = Address::from_v4([10, 244, 0, 5]);
         assert_eq!(hairpin_source(&pod), Address::from_v4(HAIRPIN_V4));
-        assert_eq!(hairpin_source(&Address([0xfd; 16])), Address(HAIRPIN_V6));
+        assert_eq!(hairpin_source(&Address::new([0xfd; 16])), Address::new(HAIRPIN_V6));
     }
 
     #[test]

@@ -60,9 +60,10 @@ const fn offset(service: &Service, hash: u32) -> u32 {
     ((hash as u64 * service.slot_count as u64) >> 32) as u32
 }
 
-/// Tries the slot of a hash and the few after it. `at` gives the backend index and flags of a slot.
+/// Tries the slot of a hash and the few after it; the backend's index, and how many slots were tried in vain. `at` gives the
+/// backend index and flags of a slot.
 #[inline(always)]
-pub fn quick(service: &Service, hash: u32, at: impl Fn(u32) -> Option<(u32, u32)>) -> Option<u32> {
+pub fn quick(service: &Service, hash: u32, at: impl Fn(u32) -> Option<(u32, u32)>) -> Option<(u32, u32)> {
     for step in 0..=FURTHER_SLOTS {
         if step >= service.slot_count {
             break;
@@ -70,7 +71,7 @@ pub fn quick(service: &Service, hash: u32, at: impl Fn(u32) -> Option<(u32, u32)
         if let Some((backend, flags)) = at(slot_after(service, hash, step))
             && matches!(eligibility(flags), Eligibility::Ready)
         {
-            return Some(backend);
+            return Some((backend, step));
         }
     }
     None
@@ -83,6 +84,8 @@ pub struct Search {
     hash: u32,
     /// The best backend so far.
     pub found: Option<u32>,
+    /// Slots that were looked at in vain.
+    pub skipped: u32,
 }
 
 impl Search {
@@ -93,6 +96,7 @@ impl Search {
             service,
             hash,
             found: None,
+            skipped: 0,
         }
     }
 
@@ -102,6 +106,7 @@ impl Search {
         let Some((backend, flags)) = at(slot_after(&self.service, self.hash, step)) else {
             return false;
         };
+        self.skipped = step;
         match eligibility(flags) {
             Eligibility::Ready => {
                 self.found = Some(backend);
@@ -142,7 +147,7 @@ mod tests {
             let backend = (slot - service.slot_base) % flags.len() as u32;
             Some((backend, flags[backend as usize]))
         };
-        quick(service, hash, at).or_else(|| {
+        quick(service, hash, at).map(|(backend, _)| backend).or_else(|| {
             let mut search = Search::new(*service, hash);
             for step in 0..service.slot_count {
                 if search.step(step, at) {

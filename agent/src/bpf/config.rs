@@ -44,6 +44,8 @@ pub struct MapSizes {
     pub conntrack_new: u32,
     /// Unconnected UDP sockets times the backends they sent to.
     pub socket_replies: u32,
+    /// Clients of services with session affinity, once for each service.
+    pub affinity: u32,
 }
 
 impl Default for MapSizes {
@@ -57,6 +59,7 @@ impl Default for MapSizes {
             conntrack: 131_072,
             conntrack_new: 65_536,
             socket_replies: 65_536,
+            affinity: 65_536,
         }
     }
 }
@@ -73,7 +76,7 @@ pub enum TcAttachment {
 
 impl MapSizes {
     /// Sizes by map name.
-    pub(super) fn by_name(&self) -> [(&'static str, u32); 10] {
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 11] {
         use causeway_maps::shape;
         [
             (shape::SERVICES.name, self.services),
@@ -86,6 +89,7 @@ impl MapSizes {
             (shape::CONNTRACK.name, self.conntrack),
             (shape::CONNTRACK_NEW.name, self.conntrack_new),
             (shape::SOCKET_REPLIES.name, self.socket_replies),
+            (shape::AFFINITY.name, self.affinity),
         ]
     }
 }

@@ -9,7 +9,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
     reason = "the same equality, by words instead of bytes"
 )]
 #[repr(C, align(4))]
-pub struct Address(pub [u8; 16]);
+pub struct Address {
+    /// The bytes; a named field, so that tools that print maps name it.
+    pub bytes: [u8; 16],
+}
 
 const _: () = assert!(size_of::<Address>() == 16);
 
@@ -24,6 +27,12 @@ impl PartialEq for Address {
 }
 
 impl Address {
+    /// The address of these sixteen bytes.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self { bytes }
+    }
+
     /// The v4-mapped form of an IPv4 address, given as its four bytes.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {

@@ -10,10 +10,12 @@
 )]
 
 pub mod address;
+pub mod affinity;
 pub mod backend;
 pub mod conntrack;
 pub mod counter;
 pub mod drop;
+pub mod event;
 pub mod node;
 pub mod pod;
 pub mod route;
@@ -23,4 +25,4 @@ pub use address::Address;
 pub use drop::DropReason;
 
 /// Version of all layouts here. Pinned maps of another version are refused by the agent, never reinterpreted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

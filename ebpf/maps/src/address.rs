@@ -19,14 +19,14 @@ impl AddressExt for Address {
     fn from_ip(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self::from_v4(v4.octets()),
-            IpAddr::V6(v6) => Self(v6.octets()),
+            IpAddr::V6(v6) => Self::new(v6.octets()),
         }
     }
 
     fn to_ip(self) -> IpAddr {
         match self.to_v4() {
             Some(v4) => IpAddr::V4(Ipv4Addr::from(v4)),
-            None => IpAddr::V6(Ipv6Addr::from(self.0)),
+            None => IpAddr::V6(Ipv6Addr::from(self.bytes)),
         }
     }
 }

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use causeway_abi::{
     ABI_VERSION, Address,
+    affinity::{Affinity, AffinityKey},
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
+    event::{EventsLost, Explanation, Trace},
     node::NodeConfig,
     pod::Pod,
     service::{Service, ServiceKey, ServiceName, Slot},
@@ -15,7 +17,7 @@ use causeway_abi::{
 use crate::{CounterArray, Element, MappedArray, MapsError, RouteTable, Table, pins, shape};
 
 /// Typed handles on the pinned maps of a node. `SOCKET_ORIGIN` is not among them: socket storage is reached only by the
-/// socket it belongs to.
+/// socket it belongs to. Nor is `EVENTS`, which whoever watches opens for itself.
 pub struct PinnedMaps {
     /// Directory of the node's pins.
     pub dir: PathBuf,
@@ -43,6 +45,14 @@ pub struct PinnedMaps {
     pub drops: CounterArray<DropCounters>,
     /// "namespace/name:port" per service id.
     pub service_names: Table<u32, ServiceName>,
+    /// Which backend a client was given, for services with session affinity.
+    pub affinity: Table<AffinityKey, Affinity>,
+    /// Events that found `EVENTS` full.
+    pub events_lost: CounterArray<EventsLost>,
+    /// Until when somebody watches.
+    pub trace: MappedArray<Trace>,
+    /// How the last dry run went.
+    pub explanation: Element<Explanation>,
 }
 
 impl PinnedMaps {
@@ -76,6 +86,10 @@ impl PinnedMaps {
             service_counters: CounterArray::open(shape::SERVICE_COUNTERS, dir)?,
             drops: CounterArray::open(shape::DROPS, dir)?,
             service_names: Table::open(shape::SERVICE_NAMES, dir)?,
+            affinity: Table::open(shape::AFFINITY, dir)?,
+            events_lost: CounterArray::open(shape::EVENTS_LOST, dir)?,
+            trace: MappedArray::open(shape::TRACE, dir)?,
+            explanation: Element::open(shape::EXPLANATION, dir)?,
         })
     }
 

@@ -5,9 +5,11 @@ use std::path::Path;
 use aya::maps::{Map, MapData};
 use causeway_abi::{
     Address,
+    affinity::{Affinity, AffinityKey},
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
+    event::{EventsLost, Explanation, Trace},
     node::NodeConfig,
     pod::Pod,
     route::{Route, RouteKey},
@@ -45,6 +47,7 @@ const PERCPU_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
 const LPM_TRIE: u32 = 11;
 const SK_STORAGE: u32 = 24;
+const RINGBUF: u32 = 27;
 
 /// VIPs.
 pub const SERVICES: Shape = shape::<ServiceKey, Service>("SERVICES", HASH);
@@ -73,8 +76,19 @@ pub const DROPS: Shape = shape::<u32, DropCounters>("DROPS", PERCPU_ARRAY);
 /// Service names by id.
 pub const SERVICE_NAMES: Shape = shape::<u32, ServiceName>("SERVICE_NAMES", HASH);
 
+/// Which backend a client was given, for services with session affinity.
+pub const AFFINITY: Shape = shape::<AffinityKey, Affinity>("AFFINITY", LRU_HASH);
+/// What happened, while somebody watches. Ring buffers have neither keys nor values.
+pub const EVENTS: Shape = shape::<(), ()>("EVENTS", RINGBUF);
+/// Events that found the ring buffer full.
+pub const EVENTS_LOST: Shape = shape::<u32, EventsLost>("EVENTS_LOST", PERCPU_ARRAY);
+/// Until when somebody watches.
+pub const TRACE: Shape = shape::<u32, Trace>("TRACE", ARRAY);
+/// How the last dry run went.
+pub const EXPLANATION: Shape = shape::<u32, Explanation>("EXPLANATION", ARRAY);
+
 /// Every map that is pinned.
-pub const ALL: [Shape; 13] = [
+pub const ALL: [Shape; 18] = [
     SERVICES,
     SLOTS,
     BACKENDS,
@@ -88,6 +102,11 @@ pub const ALL: [Shape; 13] = [
     SERVICE_COUNTERS,
     DROPS,
     SERVICE_NAMES,
+    AFFINITY,
+    EVENTS,
+    EVENTS_LOST,
+    TRACE,
+    EXPLANATION,
 ];
 
 impl Shape {

@@ -6,6 +6,7 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuV
 use causeway_abi::{
     Address,
     counter::{DropCounters, ServiceCounters},
+    event::EventsLost,
     route::{Route, RouteKey},
 };
 
@@ -177,6 +178,12 @@ impl PerCpuSum for DropCounters {
             packets: self.packets + other.packets,
             bytes: self.bytes + other.bytes,
         }
+    }
+}
+
+impl PerCpuSum for EventsLost {
+    fn plus(self, other: Self) -> Self {
+        self + other
     }
 }
 

@@ -452,5 +452,6 @@ fn sizes() -> MapSizes {
         conntrack: 4_096,
         conntrack_new: 4_096,
         socket_replies: 1_024,
+        affinity: 1_024,
     }
 }

@@ -120,7 +120,7 @@ impl Datapath {
     /// Adds a pod of this node behind an interface; its MAC addresses end in the last byte of its address.
     pub fn pod(&mut self, address: &str, ifindex: u32) -> Result<()> {
         let address = parse_ip(address);
-        let last = address.0[15];
+        let last = address.bytes[15];
         let pod = Pod {
             ifindex,
             flags: 0,
@@ -322,6 +322,6 @@ fn parse_ip(text: &str) -> Address {
 fn mapped(address: IpAddr) -> Address {
     match address {
         IpAddr::V4(v4) => Address::from_v4(v4.octets()),
-        IpAddr::V6(v6) => Address(v6.octets()),
+        IpAddr::V6(v6) => Address::new(v6.octets()),
     }
 }

@@ -4,22 +4,48 @@ use core::ptr;
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_loop};
 use causeway_abi::{
+    affinity::AffinityKey,
     backend::{Backend, IN_USE},
+    event::Choice,
     service::{NO_BACKEND, Service},
 };
 use causeway_ebpf::{
     flow::{client_hash, forward_key, hash},
     parse::Headers,
-    select::{Search, quick},
+    select::{Search, quick, slot},
 };
 
-use crate::maps::{BACKENDS, SLOTS};
+use crate::{
+    affinity,
+    maps::{BACKENDS, SLOTS},
+    trace,
+};
 
-/// A backend for a new connection; `None` when none takes connections.
+/// A backend for a new connection of a socket, and its index; `None` when none takes connections.
 #[inline(always)]
-pub fn choose(service: &Service, hash: u32) -> Option<&'static Backend> {
+pub fn choose(service: &Service, hash: u32) -> Option<(u32, &'static Backend)> {
     // SAFETY: the pointer is valid.
-    BACKENDS.get(unsafe { cw_choose(service, hash) })
+    at_index(unsafe { cw_choose(service, hash) })
+}
+
+/// As [`choose`], for a client that is to keep its backend.
+#[inline(always)]
+pub fn choose_again(service: &Service, hash: u32, client: &AffinityKey) -> Option<(u32, &'static Backend)> {
+    // SAFETY: all pointers are valid.
+    at_index(unsafe { cw_choose_again(service, hash, client) })
+}
+
+/// A backend for a packet that begins a flow, and its index; `None` when none takes connections. A dry run leaves nothing
+/// behind and says how it went.
+#[inline(always)]
+pub fn choose_for(headers: &Headers, service: &Service, dry_run: bool) -> Option<(u32, &'static Backend)> {
+    // SAFETY: all pointers are valid.
+    at_index(unsafe { cw_choose_for(headers, service, dry_run.into()) })
+}
+
+#[inline(always)]
+fn at_index(index: u32) -> Option<(u32, &'static Backend)> {
+    BACKENDS.get(index).map(|backend| (index, backend))
 }
 
 /// Global function behind [`choose`]: the index, or one that no backend has.
@@ -27,55 +53,105 @@ pub fn choose(service: &Service, hash: u32) -> Option<&'static Backend> {
 #[inline(never)]
 unsafe extern "C" fn cw_choose(service: *const Service, hash: u32) -> u32 {
     // SAFETY: checked for null, and valid as `choose` passes it.
-    unsafe { service.as_ref() }.map_or(NO_BACKEND, |service| index(service, hash))
+    unsafe { service.as_ref() }.map_or(NO_BACKEND, |service| index(service, hash).0)
 }
 
-/// A backend for a new flow, and its index; `None` when none takes connections.
-#[inline(always)]
-pub fn choose_for(headers: &Headers, service: &Service) -> Option<(u32, &'static Backend)> {
-    // SAFETY: all pointers are valid.
-    let index = unsafe { cw_choose_for(headers, service) };
-    BACKENDS.get(index).map(|backend| (index, backend))
+/// Global function behind [`choose_again`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_choose_again(service: *const Service, hash: u32, client: *const AffinityKey) -> u32 {
+    if service.is_null() || client.is_null() {
+        return NO_BACKEND;
+    }
+    // SAFETY: not null, and valid as `choose_again` passes them.
+    let (service, client) = unsafe { (&*service, &*client) };
+    let index = affinity::remembered(client, service).unwrap_or_else(|| index(service, hash).0);
+    if let Some(backend) = BACKENDS.get(index) {
+        affinity::remember(client, index, backend.generation);
+    }
+    index
 }
 
 /// Global function behind [`choose_for`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Service) -> u32 {
+unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Service, dry_run: u32) -> u32 {
     if headers.is_null() || service.is_null() {
         return NO_BACKEND;
     }
     // SAFETY: not null, and valid as `choose_for` passes them.
     let (headers, service) = unsafe { (&*headers, &*service) };
-    let hash = if service.affinity_seconds == 0 {
-        hash(&forward_key(headers))
-    } else {
+    let has_affinity = service.affinity_seconds != 0;
+    let hash = if has_affinity {
         client_hash(&headers.source)
+    } else {
+        hash(&forward_key(headers))
     };
-    index(service, hash)
+    let client = AffinityKey {
+        client: headers.source,
+        service_id: service.service_id,
+        kind: AffinityKey::ADDRESS,
+    };
+    let remembered = if has_affinity {
+        affinity::remembered(&client, service)
+    } else {
+        None
+    };
+    let (index, skipped) = match remembered {
+        Some(index) => (index, 0),
+        None => index(service, hash),
+    };
+    if dry_run != 0 {
+        let choice = match (has_affinity, remembered) {
+            (false, _) => Choice::Maglev,
+            (true, None) => Choice::ClientHash,
+            (true, Some(_)) => Choice::Affinity,
+        };
+        explain(service, hash, index, skipped, choice);
+    } else if has_affinity && let Some(backend) = BACKENDS.get(index) {
+        affinity::remember(&client, index, backend.generation);
+    }
+    index
 }
 
 #[inline(always)]
-fn index(service: &Service, hash: u32) -> u32 {
+fn explain(service: &Service, hash: u32, index: u32, skipped: u32, choice: Choice) {
+    trace::explain(|explanation| {
+        explanation.choice = choice as u32;
+        explanation.hash = hash;
+        explanation.first_slot = slot(service, hash);
+        explanation.skipped = skipped;
+        explanation.backend = index;
+    });
+}
+
+/// The index of a backend, or [`NO_BACKEND`]; and how many slots were looked at in vain.
+#[inline(always)]
+fn index(service: &Service, hash: u32) -> (u32, u32) {
     let service = *service;
-    if let Some(index) = quick(&service, hash, at) {
-        return index;
+    if let Some(found) = quick(&service, hash, at) {
+        return found;
     }
     let mut search = Search::new(service, hash);
     // SAFETY: the call-back has the signature the kernel calls it with, and `search` outlives the call.
     unsafe { bpf_loop(service.slot_count, step as *mut c_void, (&raw mut search).cast(), 0) };
     match search.found {
-        Some(index) => index,
-        None => NO_BACKEND,
+        Some(index) => (index, search.skipped),
+        None => (NO_BACKEND, search.skipped),
     }
 }
 
 /// Whether a flow's backend is still the one it began with.
 #[inline(always)]
 pub fn is_alive(index: u32, generation: u32) -> bool {
-    BACKENDS
-        .get(index)
-        .is_some_and(|backend| backend.generation == generation && flags(backend) & IN_USE != 0)
+    flags_of(index, generation).is_some_and(|flags| flags & IN_USE != 0)
+}
+
+/// The flags of a backend, if it is still the one of that generation.
+#[inline(always)]
+pub fn flags_of(index: u32, generation: u32) -> Option<u32> {
+    let backend = BACKENDS.get(index)?;
+    (backend.generation == generation).then(|| flags(backend))
 }
 
 /// The backend index and flags behind a slot.

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use causeway_abi::{
     conntrack::{Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_SENT},
+    event::Choice,
     service::Service,
 };
 use causeway_ebpf::{
@@ -22,8 +23,9 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    balance, count,
+    balance,
     maps::{CONNTRACK, CONNTRACK_NEW},
+    trace,
 };
 
 /// `last_seen_ns` is written at most this often, so that a busy flow does not bounce its cache line between CPUs.
@@ -47,16 +49,23 @@ pub fn now_ns() -> u64 {
 }
 
 /// Translates a client's packet to its backend, choosing one for a new flow.
+///
+/// Tells whether the flow is a new one. A dry run leaves the table as it is.
 #[inline(always)]
-pub fn forward(headers: &Headers, service: &Service, translation: &mut Translation) -> Result<(), Failure> {
+pub fn forward(
+    headers: &Headers,
+    service: &Service,
+    translation: &mut Translation,
+    dry_run: bool,
+) -> Result<bool, Failure> {
     // SAFETY: all pointers are valid. So below.
-    match unsafe { cw_continue(headers, translation) } {
-        DONE => return Ok(()),
+    match unsafe { cw_continue(headers, translation, dry_run.into()) } {
+        DONE => return Ok(false),
         BACKEND_GONE => return Err(Failure::BackendGone),
         _ => {}
     }
-    match unsafe { cw_open(headers, service, translation) } {
-        DONE => Ok(()),
+    match unsafe { cw_open(headers, service, translation, dry_run.into()) } {
+        DONE => Ok(true),
         NO_READY_BACKEND => Err(Failure::NoReadyBackend),
         _ => Err(Failure::Full),
     }
@@ -72,7 +81,7 @@ const TAKEN: u32 = 5;
 /// Goes on with a known flow; `NEW` when there is none.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Translation) -> u32 {
+unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Translation, dry_run: u32) -> u32 {
     if headers.is_null() || translation.is_null() {
         return FULL;
     }
@@ -89,16 +98,26 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
         return NEW;
     }
     if !balance::is_alive(found.backend, found.generation) {
-        // SAFETY: a valid pointer, not used after.
-        unsafe { cw_forget(flow, headers.protocol.into()) };
+        if dry_run == 0 {
+            // SAFETY: a valid pointer, not used after.
+            unsafe { cw_forget(flow, headers.protocol.into()) };
+        }
         return if headers.protocol == protocol::TCP && !headers.opens_connection() {
             BACKEND_GONE
         } else {
             NEW
         };
     }
-    touch(found, headers, now, false);
     *translation = to_backend(found);
+    if dry_run != 0 {
+        let backend = found.backend;
+        trace::explain(|explanation| {
+            explanation.choice = Choice::Conntrack as u32;
+            explanation.backend = backend;
+        });
+        return DONE;
+    }
+    touch(found, headers, now, false);
     if is_new {
         // SAFETY: a valid pointer.
         unsafe { cw_settle(flow, headers.protocol.into(), headers.opens_connection().into(), now) };
@@ -106,20 +125,17 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
     DONE
 }
 
-/// Translates a backend's packet back to its client; also the service's id. `None` for packets of no known flow.
+/// Translates a backend's packet back to its client; false for packets of no known flow.
 #[inline(always)]
-pub fn reply(headers: &Headers, translation: &mut Translation) -> Option<u32> {
+pub fn reply(headers: &Headers, translation: &mut Translation, dry_run: bool) -> bool {
     // SAFETY: all pointers are valid.
-    match unsafe { cw_reply(headers, translation) } {
-        0 => None,
-        service_id => Some(service_id),
-    }
+    unsafe { cw_reply(headers, translation, dry_run.into()) != 0 }
 }
 
 /// Global function behind [`reply`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Translation) -> u32 {
+unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Translation, dry_run: u32) -> u32 {
     if headers.is_null() || translation.is_null() {
         return 0;
     }
@@ -134,9 +150,17 @@ unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Transla
     if expired(found, headers.protocol, now) {
         return 0;
     }
-    touch(found, headers, now, true);
     *translation = to_client(found);
-    found.service_id
+    if dry_run != 0 {
+        let backend = found.backend;
+        trace::explain(|explanation| {
+            explanation.choice = Choice::Reply as u32;
+            explanation.backend = backend;
+        });
+        return 1;
+    }
+    touch(found, headers, now, true);
+    1
 }
 
 #[inline(always)]
@@ -161,13 +185,18 @@ fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) {
 /// Begins a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_open(headers: *const Headers, service: *const Service, translation: *mut Translation) -> u32 {
+unsafe extern "C" fn cw_open(
+    headers: *const Headers,
+    service: *const Service,
+    translation: *mut Translation,
+    dry_run: u32,
+) -> u32 {
     if headers.is_null() || service.is_null() || translation.is_null() {
         return FULL;
     }
     // SAFETY: not null, and valid as `forward` passes them.
     let (headers, service, translation) = unsafe { (&*headers, &*service, &mut *translation) };
-    let Some((index, backend)) = balance::choose_for(headers, service) else {
+    let Some((index, backend)) = balance::choose_for(headers, service, dry_run != 0) else {
         return NO_READY_BACKEND;
     };
     let mut flow = Flow {
@@ -190,6 +219,11 @@ unsafe extern "C" fn cw_open(headers: *const Headers, service: *const Service, t
     if flow.backend_address == flow.client {
         flow.translated_client = hairpin_source(&flow.client);
     }
+    if dry_run != 0 {
+        flow.translated_client_port_be = translated_port_be(flow.client_port_be, 0);
+        *translation = to_backend(&flow);
+        return DONE;
+    }
     let mut begun = TAKEN;
     for attempt in 0..PORT_ATTEMPTS {
         flow.translated_client_port_be = translated_port_be(flow.client_port_be, attempt);
@@ -203,7 +237,6 @@ unsafe extern "C" fn cw_open(headers: *const Headers, service: *const Service, t
         return FULL;
     }
     *translation = to_backend(&flow);
-    count::connection(flow.service_id);
     DONE
 }
 

@@ -1,25 +1,11 @@
 //! Counters. They are per CPU and no program is preempted by another of its kind, so plain additions do.
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
-use causeway_abi::DropReason;
-use causeway_ebpf::packet::Packet;
+use crate::maps::{DROPS, SERVICE_COUNTERS};
 
-use crate::{
-    maps::{DROPS, SERVICE_COUNTERS},
-    skb::Skb,
-};
-
-/// Drops a packet: the only way to.
+/// Counts a drop for a reason ([`causeway_abi::DropReason`]), or a refused connect with no bytes.
 #[inline(always)]
-pub fn drop(skb: Skb, reason: DropReason) -> i32 {
-    dropped(reason, u64::from(skb.length()));
-    TC_ACT_SHOT
-}
-
-/// Counts a drop, or a refused connect with no bytes.
-#[inline(always)]
-pub fn dropped(reason: DropReason, bytes: u64) {
-    if let Some(counters) = DROPS.get_ptr_mut(reason as u32) {
+pub fn dropped(reason: u32, bytes: u64) {
+    if let Some(counters) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the map returned a valid element of this CPU.
         unsafe {
             (*counters).packets += 1;
@@ -37,14 +23,15 @@ pub fn connection(service_id: u32) {
     }
 }
 
-/// Counts a translated packet.
+/// Counts a translated packet, and the flow it began.
 #[inline(always)]
-pub fn packet(service_id: u32, bytes: u32) {
+pub fn packet(service_id: u32, bytes: u32, is_new: bool) {
     if let Some(counters) = SERVICE_COUNTERS.get_ptr_mut(service_id) {
         // SAFETY: as in `dropped`.
         unsafe {
             (*counters).packets += 1;
             (*counters).bytes += u64::from(bytes);
+            (*counters).connections += u64::from(is_new);
         }
     }
 }

@@ -1,19 +1,17 @@
 //! Where a packet goes once its addresses are final.
 
-use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_OK},
-    btf_maps::lpm_trie::Key,
-};
+use aya_ebpf::{bindings::__sk_buff, btf_maps::lpm_trie::Key};
 use causeway_abi::{
     Address, DropReason,
+    event::Verdict,
     node::NodeConfig,
     pod::Pod,
     route::{MODE_VXLAN, Route},
 };
 
 use crate::{
-    count,
     maps::{NODE, PODS, ROUTES},
+    outcome::Outcome,
     skb::Skb,
 };
 
@@ -44,54 +42,54 @@ pub fn node() -> Option<&'static NodeConfig> {
 
 /// Hands a packet to a pod of this node.
 #[inline(always)]
-pub fn to_pod(skb: Skb, pod: &Pod) -> i32 {
+pub fn to_pod(skb: Skb, pod: &Pod) -> Outcome {
     let macs: [u8; 12] = zerocopy::transmute!([pod.pod_mac, pod.host_mac]);
     if skb.write(0, &macs, 0).is_err() {
-        return count::drop(skb, DropReason::RewriteFailed);
+        return Outcome::drop(DropReason::RewriteFailed);
     }
     skb.accept();
-    skb.redirect_peer(pod.ifindex)
+    Outcome::sent(skb.redirect_peer(pod.ifindex), Verdict::ToPod)
 }
 
 /// Sends a packet that comes from a pod on to wherever its destination is. What is neither a pod nor behind a tunnel is
 /// left to the kernel: the node itself, and the world.
 #[inline(always)]
-pub fn onwards(skb: Skb, destination: &Address) -> i32 {
+pub fn onwards(skb: Skb, destination: &Address) -> Outcome {
     // SAFETY: all pointers are valid.
-    unsafe { cw_onwards(skb.as_ptr(), destination) }
+    Outcome::unpack(unsafe { cw_onwards(skb.as_ptr(), destination) })
 }
 
 /// Global function behind [`onwards`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address) -> i32 {
-    let skb = Skb::new(skb);
+unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address) -> u64 {
     if destination.is_null() {
-        return count::drop(skb, DropReason::MalformedPacket);
+        return Outcome::drop(DropReason::MalformedPacket).pack();
     }
+    let skb = Skb::new(skb);
     // SAFETY: not null, and valid as `onwards` passes it.
     let destination = unsafe { &*destination };
     if let Some(pod) = pod(destination) {
-        return to_pod(skb, &pod);
+        return to_pod(skb, &pod).pack();
     }
     match route(destination) {
-        Some(route) if route.mode == MODE_VXLAN => to_node(skb, &route),
-        _ => TC_ACT_OK,
+        Some(route) if route.mode == MODE_VXLAN => to_node(skb, &route).pack(),
+        _ => Outcome::TO_STACK.pack(),
     }
 }
 
 #[inline(always)]
-fn to_node(skb: Skb, route: &Route) -> i32 {
+fn to_node(skb: Skb, route: &Route) -> Outcome {
     let tunnel = match node() {
         Some(node) => node.tunnel_ifindex,
         None => 0,
     };
     if tunnel == 0 || skb.set_tunnel(route).is_err() {
-        return count::drop(skb, DropReason::TunnelFailed);
+        return Outcome::drop(DropReason::TunnelFailed);
     }
     if skb.write(0, &TUNNEL_MACS, 0).is_err() {
-        return count::drop(skb, DropReason::RewriteFailed);
+        return Outcome::drop(DropReason::RewriteFailed);
     }
     skb.set_mark(MARK_TUNNEL_KEY);
-    skb.redirect(tunnel)
+    Outcome::sent(skb.redirect(tunnel), Verdict::ToNode)
 }

@@ -1,7 +1,7 @@
 //! The BPF object: every map, and one thin entry point per hook.
 //!
-//! `hooks/` decides, with the pure logic of the library; the modules beside it touch maps and packets. Every packet that
-//! is dropped goes through [`count::drop`], and nothing is logged.
+//! `hooks/` decides, with the pure logic of the library; the modules beside it touch maps and packets. What became of
+//! every packet goes through [`outcome::finish`], and nothing is logged.
 //!
 //! The larger steps are functions with C linkage and names of their own. The verifier walks such a global function once, for
 //! any arguments, instead of once for every state a caller can be in; that is what keeps the object loadable. It asks that
@@ -16,6 +16,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod affinity;
+#[cfg(target_arch = "bpf")]
 mod balance;
 #[cfg(target_arch = "bpf")]
 mod conntrack;
@@ -28,6 +30,8 @@ mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod outcome;
+#[cfg(target_arch = "bpf")]
 mod parse;
 #[cfg(target_arch = "bpf")]
 mod refusal;
@@ -35,6 +39,8 @@ mod refusal;
 mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod trace;
 
 /// Cargo builds the workspace for the host too; the object is built for BPF by `causeway-ebpf-build`.
 #[cfg(not(target_arch = "bpf"))]

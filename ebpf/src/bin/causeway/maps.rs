@@ -4,15 +4,17 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use causeway_abi::{
     Address,
+    affinity::{Affinity, AffinityKey},
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
     drop::DROP_REASONS_MAX,
+    event::{Event, EventsLost, Explanation, Trace},
     node::NodeConfig,
     pod::Pod,
     route::Route,
@@ -61,6 +63,10 @@ pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
 #[btf_map]
 pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = LruHashMap::new();
 
+/// Which backend a client was given, for services with session affinity.
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 65_536> = LruHashMap::new();
+
 /// Per service, by id.
 #[btf_map]
 pub static SERVICE_COUNTERS: PerCpuArray<ServiceCounters, 65_536> = PerCpuArray::new();
@@ -72,3 +78,19 @@ pub static DROPS: PerCpuArray<DropCounters, { DROP_REASONS_MAX as usize }> = Per
 /// Names of services, by id, for whoever reads the maps; no program does.
 #[btf_map]
 pub static SERVICE_NAMES: HashMap<u32, ServiceName, 65_536> = HashMap::new();
+
+/// Drops, refusals and new connections, or every packet, while somebody watches ([`TRACE`]).
+#[btf_map]
+pub static EVENTS: RingBuf<Event, 1_048_576> = RingBuf::new();
+
+/// One element: events that found the ring buffer full.
+#[btf_map]
+pub static EVENTS_LOST: PerCpuArray<EventsLost, 1> = PerCpuArray::new();
+
+/// One element: until when somebody watches.
+#[btf_map]
+pub static TRACE: Array<Trace, 1, MMAPABLE> = Array::new();
+
+/// One element: how the last dry run went.
+#[btf_map]
+pub static EXPLANATION: Array<Explanation, 1> = Array::new();

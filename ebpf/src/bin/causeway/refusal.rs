@@ -10,14 +10,12 @@ use causeway_ebpf::{
     refuse::{Answer, Kind, kind, reset_v4, reset_v6, unreachable_v4, unreachable_v6},
 };
 
-use crate::{count, skb::Skb};
+use crate::{outcome::Outcome, skb::Skb};
 
-/// Counts the drop and, where the protocol has a way to say it, sends the packet back to its pod as a TCP reset or an ICMP
-/// port unreachable.
+/// Sends the packet back to its pod as a TCP reset or an ICMP port unreachable, where its protocol has a way to say it; else
+/// drops it.
 #[inline(always)]
-pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason, service_id: u32) -> i32 {
-    count::refused(service_id);
-    let verdict = count::drop(skb, reason);
+pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
     // SAFETY: all pointers are valid.
     let answered = unsafe {
         match kind(headers) {
@@ -29,9 +27,9 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason, service_id: u32) 
         }
     };
     if answered != 0 {
-        skb.redirect_peer(skb.ifindex())
+        Outcome::refuse(skb.redirect_peer(skb.ifindex()), reason)
     } else {
-        verdict
+        Outcome::drop(reason)
     }
 }
 

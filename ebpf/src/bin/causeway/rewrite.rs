@@ -122,7 +122,7 @@ fn address_v6(skb: Skb, field: Field, old: &Address, new: &Address) -> Result<()
     }
     // IPv6 has no header checksum to cancel the change out, so a checksum of the whole packet that hardware computed
     // (CHECKSUM_COMPLETE) has to follow it.
-    skb.write(field.offset, &new.0, BPF_F_RECOMPUTE_CSUM.into())
+    skb.write(field.offset, &new.bytes, BPF_F_RECOMPUTE_CSUM.into())
 }
 
 /// Offset of the transport checksum and the flags for updating it; `None` where there is none.

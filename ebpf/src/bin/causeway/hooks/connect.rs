@@ -1,14 +1,10 @@
 //! cgroup `connect4` and `connect6`: a connection's backend is chosen once, when it is made.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32},
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
-};
-use causeway_abi::{DropReason, service::Service};
-use causeway_ebpf::flow::cookie_hash;
+use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext};
+use causeway_abi::{DropReason, backend::Backend, event::Hook, service::Service};
+use causeway_ebpf::flow::client_hash;
 
-use super::socket::{Family, PROCEED, Socket, refuse};
+use super::socket::{Family, PROCEED, Socket, refuse, tell};
 use crate::{balance, count, maps::SOCKET_ORIGIN};
 
 /// `connect` of an IPv4 socket.
@@ -31,12 +27,13 @@ fn connect(socket: &Socket<'_>) -> i32 {
         let _ = unsafe { SOCKET_ORIGIN.delete(socket.kernel_socket()) };
         return PROCEED;
     };
-    let Some(backend) = balance::choose(&service, hash(socket, &service)) else {
-        return refuse(&service, DropReason::NoReadyBackend);
+    let Some(chosen) = choose(socket, &service) else {
+        return refuse(Hook::Connect, socket, &service, DropReason::NoReadyBackend);
     };
     let mut origin = socket.origin();
-    if !socket.set(&backend.address, backend.port_be) {
-        return refuse(&service, DropReason::NoReadyBackend);
+    let protocol = socket.protocol();
+    if !socket.set(&chosen.1.address, chosen.1.port_be) {
+        return refuse(Hook::Connect, socket, &service, DropReason::NoReadyBackend);
     }
     // SAFETY: storage of a valid socket; the pointer is not kept.
     unsafe {
@@ -47,19 +44,17 @@ fn connect(socket: &Socket<'_>) -> i32 {
         }
     }
     count::connection(service.service_id);
+    tell(Hook::Connect, &origin, protocol, &service, chosen);
     PROCEED
 }
 
-/// Random, or always the same for the clients of one network namespace, which is a pod.
+/// At random, or as it was for the clients of this network namespace, which is a pod.
 #[inline(always)]
-fn hash(socket: &Socket<'_>, service: &Service) -> u32 {
-    // SAFETY: the context is valid.
-    unsafe {
-        if service.affinity_seconds == 0 {
-            bpf_get_prandom_u32()
-        } else {
-            let cookie = bpf_get_netns_cookie(socket.context().sock_addr.cast());
-            cookie_hash(cookie, &socket.address(), socket.port_be())
-        }
+fn choose(socket: &Socket<'_>, service: &Service) -> Option<(u32, &'static Backend)> {
+    if service.affinity_seconds == 0 {
+        // SAFETY: takes no argument.
+        return balance::choose(service, unsafe { bpf_get_prandom_u32() });
     }
+    let client = socket.client(service);
+    balance::choose_again(service, client_hash(&client.client), &client)
 }

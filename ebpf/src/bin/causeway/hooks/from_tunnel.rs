@@ -1,11 +1,12 @@
 //! tcx ingress of the VXLAN device: everything other nodes send to this one's pods and to itself.
 
-use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-use causeway_abi::{Address, DropReason};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use causeway_abi::{Address, DropReason, event::Hook};
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    conntrack, count, deliver,
+    conntrack, deliver,
+    outcome::{self, Outcome},
     parse::{self, Frame},
     rewrite,
     skb::Skb,
@@ -15,20 +16,22 @@ use crate::{
 #[classifier]
 pub fn cw_from_tunnel(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
-    let mut headers = Headers::NONE;
-    match parse::read(skb, &mut headers) {
+    let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
+    let outcome = decide(skb, &mut headers, &mut translation);
+    outcome::finish(skb, Hook::FromTunnel, &headers, &translation, outcome)
+}
+
+#[inline(always)]
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+    match parse::read(skb, headers) {
         Frame::Ip => {}
-        Frame::Other => return TC_ACT_OK,
-        Frame::Malformed => return count::drop(skb, DropReason::MalformedPacket),
+        Frame::Other => return Outcome::TO_STACK,
+        Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
     let mut destination = headers.destination;
-    let mut translation = Translation::NONE;
-    if headers.has_ports()
-        && let Some(service_id) = conntrack::reply(&headers, &mut translation)
-    {
-        count::packet(service_id, headers.packet_length());
-        if !rewrite::apply(skb, &headers, &translation) {
-            return count::drop(skb, DropReason::RewriteFailed);
+    if headers.has_ports() && conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+        if !rewrite::apply(skb, headers, translation) {
+            return Outcome::drop(DropReason::RewriteFailed);
         }
         destination = translation.destination;
     }
@@ -37,9 +40,9 @@ pub fn cw_from_tunnel(ctx: TcContext) -> i32 {
     }
     if is_node(&destination) {
         skb.accept();
-        return TC_ACT_OK;
+        return Outcome::TO_STACK;
     }
-    count::drop(skb, DropReason::NoSuchPod)
+    Outcome::drop(DropReason::NoSuchPod)
 }
 
 #[inline(always)]

@@ -1,10 +1,10 @@
 //! cgroup `sendmsg4` and `sendmsg6`: datagrams of UDP sockets that are not connected.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::cgroup_sock_addr, programs::SockAddrContext};
-use causeway_abi::DropReason;
-use causeway_ebpf::flow::cookie_hash;
+use causeway_abi::{DropReason, event::Hook};
+use causeway_ebpf::flow::{client_hash, cookie_hash};
 
-use super::socket::{Family, PROCEED, Socket, refuse};
+use super::socket::{Family, PROCEED, Socket, refuse, tell};
 use crate::{balance, count, maps::SOCKET_REPLIES};
 
 /// A datagram of an IPv4 socket.
@@ -28,9 +28,14 @@ fn send(socket: &Socket<'_>) -> i32 {
         return PROCEED;
     };
     // One socket's datagrams to one VIP keep to one backend while it is ready, as they would with a connection table.
-    let hash = cookie_hash(socket.cookie(), &address, port_be);
-    let Some(backend) = balance::choose(&service, hash) else {
-        return refuse(&service, DropReason::NoReadyBackend);
+    let chosen = if service.affinity_seconds == 0 {
+        balance::choose(&service, cookie_hash(socket.cookie(), &address, port_be))
+    } else {
+        let client = socket.client(&service);
+        balance::choose_again(&service, client_hash(&client.client), &client)
+    };
+    let Some((index, backend)) = chosen else {
+        return refuse(Hook::Sendmsg, socket, &service, DropReason::NoReadyBackend);
     };
     let key = socket.reply_key(&backend.address, backend.port_be);
     let origin = socket.origin();
@@ -38,13 +43,14 @@ fn send(socket: &Socket<'_>) -> i32 {
     let is_known = unsafe { SOCKET_REPLIES.get(&key) }.is_some_and(|known| *known == origin);
     if !is_known {
         if SOCKET_REPLIES.insert(&key, &origin, BPF_ANY.into()).is_err() {
-            return refuse(&service, DropReason::ConntrackFull);
+            return refuse(Hook::Sendmsg, socket, &service, DropReason::ConntrackFull);
         }
         count::connection(service.service_id);
+        tell(Hook::Sendmsg, &origin, socket.protocol(), &service, (index, backend));
     }
     if socket.set(&backend.address, backend.port_be) {
         PROCEED
     } else {
-        refuse(&service, DropReason::NoReadyBackend)
+        refuse(Hook::Sendmsg, socket, &service, DropReason::NoReadyBackend)
     }
 }

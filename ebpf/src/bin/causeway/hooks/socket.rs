@@ -4,16 +4,24 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_get_socket_cookie, bpf_set_retval},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
 use causeway_abi::{
     Address, DropReason,
+    affinity::AffinityKey,
+    backend::Backend,
     conntrack::{SocketOrigin, SocketReplyKey},
-    service::{SCOPE_CLUSTER, Service, ServiceKey},
+    event::{Hook, Verdict},
+    service::{NO_BACKEND, SCOPE_CLUSTER, Service, ServiceKey},
 };
+use causeway_ebpf::{flow::Translation, parse::Headers};
 
-use crate::{count, maps::SERVICES};
+use crate::{
+    count,
+    maps::SERVICES,
+    trace::{self, Told},
+};
 
 /// The system call goes on.
 pub const PROCEED: i32 = 1;
@@ -140,6 +148,18 @@ impl<'a> Socket<'a> {
         unsafe { bpf_get_socket_cookie(self.raw().cast()) }
     }
 
+    /// The network namespace it is in, which is a pod's, as a client that keeps its backends.
+    #[inline(always)]
+    pub fn client(&self, service: &Service) -> AffinityKey {
+        // SAFETY: the context is valid.
+        let cookie = unsafe { bpf_get_netns_cookie(self.raw().cast()) };
+        AffinityKey {
+            client: Address::from_words([cookie as u32, (cookie >> 32) as u32, 0, 0]),
+            service_id: service.service_id,
+            kind: AffinityKey::NAMESPACE,
+        }
+    }
+
     /// The context, for socket storage.
     #[inline(always)]
     pub const fn context(&self) -> &SockAddrContext {
@@ -181,12 +201,55 @@ impl<'a> Socket<'a> {
     }
 }
 
+/// Tells whoever watches that a socket was given a backend.
+#[inline(always)]
+pub fn tell(hook: Hook, vip: &SocketOrigin, protocol: u8, service: &Service, backend: (u32, &Backend)) {
+    if trace::is_on() {
+        let to = (backend.1.address, backend.1.port_be, backend.0);
+        tell_told(hook, vip, protocol, service, to, 0);
+    }
+}
+
 /// Makes the system call fail at once, as a closed port would.
 #[inline(always)]
-pub fn refuse(service: &Service, reason: DropReason) -> i32 {
+pub fn refuse(hook: Hook, socket: &Socket<'_>, service: &Service, reason: DropReason) -> i32 {
     count::refused(service.service_id);
-    count::dropped(reason, 0);
+    count::dropped(reason as u32, 0);
+    if trace::is_on() {
+        let to = (socket.address(), socket.port_be(), NO_BACKEND);
+        tell_told(hook, &socket.origin(), socket.protocol(), service, to, reason as u32);
+    }
     // SAFETY: takes no pointer.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
     REFUSE
+}
+
+#[inline(always)]
+fn tell_told(hook: Hook, vip: &SocketOrigin, protocol: u8, service: &Service, to: (Address, u16, u32), reason: u32) {
+    let headers = Headers {
+        protocol,
+        destination: vip.vip,
+        destination_port_be: vip.port_be,
+        ..Headers::NONE
+    };
+    let translation = Translation {
+        destination: to.0,
+        destination_port_be: to.1,
+        ..Translation::none(&headers)
+    };
+    let verdict = if reason == 0 {
+        Verdict::Balanced
+    } else {
+        Verdict::Refuse
+    };
+    let told = Told {
+        hook: hook as u32,
+        verdict: verdict as u32,
+        reason,
+        service_id: service.service_id,
+        backend: to.2,
+        length: 0,
+        ifindex: 0,
+    };
+    trace::tell(&headers, &translation, &told);
 }

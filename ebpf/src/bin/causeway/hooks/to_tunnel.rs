@@ -1,12 +1,15 @@
 //! tcx egress of the VXLAN device, which takes its destination from each packet's tunnel key.
 
 use aya_ebpf::{bindings::TC_ACT_OK, macros::classifier, programs::TcContext};
-use causeway_abi::DropReason;
-use causeway_ebpf::parse::Headers;
+use causeway_abi::{
+    DropReason,
+    event::{Hook, Verdict},
+};
+use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    count,
     deliver::{self, MARK_TUNNEL_KEY},
+    outcome::{self, Outcome},
     parse::{self, Frame},
     skb::Skb,
 };
@@ -19,21 +22,27 @@ pub fn cw_to_tunnel(ctx: TcContext) -> i32 {
         skb.set_mark(0);
         return TC_ACT_OK;
     }
-    let mut headers = Headers::NONE;
-    match parse::read(skb, &mut headers) {
+    let (mut headers, translation) = (Headers::NONE, Translation::NONE);
+    let outcome = decide(skb, &mut headers);
+    outcome::finish(skb, Hook::ToTunnel, &headers, &translation, outcome)
+}
+
+#[inline(always)]
+fn decide(skb: Skb, headers: &mut Headers) -> Outcome {
+    match parse::read(skb, headers) {
         Frame::Ip => {}
         // Without a tunnel key the device itself discards it.
-        Frame::Other => return TC_ACT_OK,
-        Frame::Malformed => return count::drop(skb, DropReason::MalformedPacket),
+        Frame::Other => return Outcome::TO_STACK,
+        Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
     if headers.is_link_control() {
-        return TC_ACT_OK;
+        return Outcome::TO_STACK;
     }
     let Some(route) = deliver::route(&headers.destination) else {
-        return count::drop(skb, DropReason::NoSuchPod);
+        return Outcome::drop(DropReason::NoSuchPod);
     };
     match skb.set_tunnel(&route) {
-        Ok(()) => TC_ACT_OK,
-        Err(_) => count::drop(skb, DropReason::TunnelFailed),
+        Ok(()) => Outcome::sent(TC_ACT_OK, Verdict::ToNode),
+        Err(_) => Outcome::drop(DropReason::TunnelFailed),
     }
 }
