@@ -17,7 +17,7 @@ fn port(name: &str, protocol: &str, port: i32) -> ServicePort {
         name: name.into(),
         protocol: protocol.into(),
         port,
-        target_port: None,
+        ..ServicePort::default()
     }
 }
 
@@ -66,6 +66,7 @@ fn two_pods(ports: Vec<EndpointPort>) -> EndpointSubset {
         addresses: vec![address("10.244.1.2", NODE)],
         not_ready_addresses: vec![address("10.244.2.2", "node-b")],
         ports,
+        ..EndpointSubset::default()
     }
 }
 
@@ -191,8 +192,8 @@ fn an_address_in_two_subsets_is_one_backend() {
     let services = [service("web", spec("10.96.0.10", vec![port("", "TCP", 80)]))];
     let ready = EndpointSubset {
         addresses: vec![address("10.244.2.2", "node-b")],
-        not_ready_addresses: vec![],
         ports: vec![endpoint_port("", "TCP", 8080)],
+        ..EndpointSubset::default()
     };
     let subsets = vec![two_pods(vec![endpoint_port("", "TCP", 8080)]), ready];
     let desired = desired_services(&services, &[endpoints("web", subsets)], NODE);

@@ -207,7 +207,7 @@ mod tests {
             name: name.into(),
             port,
             protocol: protocol.into(),
-            target_port: None,
+            ..Default::default()
         }
     }
 

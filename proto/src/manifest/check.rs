@@ -63,7 +63,7 @@ impl Check {
         };
         for (key, value) in given {
             self.within(Segment::Key(key.clone()), |check| match fields.get(key) {
-                None => check.report(unknown_field(key, fields)),
+                None => check.report(left_out(message, key).map_or_else(|| unknown_field(key, fields), str::to_owned)),
                 // Kubernetes reads null as absence.
                 Some(_) if value.is_null() => {}
                 Some(shape) => check.value(shape, value),
@@ -142,6 +142,18 @@ pub(super) fn describe(value: &Value) -> String {
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
+}
+
+/// Why a field that Kubernetes has, and that people are likely to write, is not here.
+fn left_out(message: &str, key: &str) -> Option<&'static str> {
+    Some(match (message, key) {
+        ("ServiceSpec", "loadBalancerIP") => {
+            "deprecated in Kubernetes and not supported; addresses come from the control plane's --load-balancer-range"
+        }
+        ("ServiceSpec", "loadBalancerClass") => "not supported; there is one kind of load balancer",
+        ("ServiceSpec", "externalName") => "not supported; services of type ExternalName are not",
+        _ => return None,
+    })
 }
 
 fn unknown_field(key: &str, fields: &Fields) -> String {

@@ -246,6 +246,36 @@ fn a_key_given_twice_is_refused() {
 }
 
 #[test]
+fn documents_joined_without_a_line_between_them_are_recognised() {
+    let error =
+        errors("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n");
+    assert_eq!(
+        error,
+        ["line 4: duplicate key \"apiVersion\": are two documents joined without \"---\" between them?"]
+    );
+    assert_eq!(
+        errors("apiVersion: v1\nkind: Pod\nmetadata: {name: a, name: b}\n"),
+        ["line 3: duplicate key \"name\""]
+    );
+}
+
+#[test]
+fn fields_of_kubernetes_that_are_left_out_on_purpose_are_refused_with_the_reason() {
+    let error = errors(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {loadBalancerIP: 192.0.2.1, externalName: b}\n",
+    );
+    assert_eq!(error.len(), 2, "{error:?}");
+    assert!(
+        error[1].contains("spec.loadBalancerIP: ") && error[1].contains("--load-balancer-range"),
+        "{error:?}"
+    );
+    assert!(
+        error[0].contains("spec.externalName: ") && error[0].contains("ExternalName"),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn broken_yaml_is_refused_with_its_line() {
     let error = errors("apiVersion: v1\nkind: [Pod\nmetadata: {name: a}\n");
     assert_eq!(error.len(), 1);

@@ -45,8 +45,18 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, ManifestError> {
     })
 }
 
-/// The parser's words without its own rendering of the place.
+/// The parser's words without its own rendering of the place, and without what only a programmer could follow.
 fn message(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = error.without_snippet() {
+        return match key.as_deref() {
+            // Every document begins with these: given twice, they are most likely the next document's.
+            Some(key @ ("apiVersion" | "kind" | "metadata")) => {
+                format!("duplicate key \"{key}\": are two documents joined without \"---\" between them?")
+            }
+            Some(key) => format!("duplicate key \"{key}\""),
+            None => "duplicate key".to_owned(),
+        };
+    }
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or(&text);
     text.lines().next().unwrap_or(text).to_owned()
