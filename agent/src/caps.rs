@@ -219,19 +219,48 @@ fn overlayfs() -> Result<String, String> {
         let place = Path::new("/tmp");
         mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), none)
             .map_err(|error| failed("mounting a tmpfs", &error))?;
-        for name in ["lower", "upper", "work", "merged"] {
-            fs::create_dir(place.join(name)).map_err(|error| failed("creating a directory", &error))?;
-        }
-        let options = Some("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work");
-        mount(
-            Some("overlay"),
-            &place.join("merged"),
-            Some("overlay"),
-            MsFlags::empty(),
-            options,
-        )
-        .map_err(|error| failed("mounting an overlay", &error))?;
+        mount_overlay(place)?;
         Ok("mountable".into())
+    })
+}
+
+/// Mounts an overlay of directories made in `place`.
+fn mount_overlay(place: &Path) -> Result<(), String> {
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(place.join(name)).map_err(|error| format!("creating a directory failed: {error}"))?;
+    }
+    let options = format!(
+        "lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work",
+        place.display()
+    );
+    mount(
+        Some("overlay"),
+        &place.join("merged"),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(|error| format!("mounting an overlay failed: {error}"))
+}
+
+/// Tries whether containers' root file systems can be made in a directory: not every file system takes the writable layer of
+/// an overlay, another overlay for one does not.
+pub fn require_layers(state_dir: &Path) -> Result<(), Missing> {
+    let place = state_dir.join(format!("overlay-check-{}", std::process::id()));
+    let result = in_thread(|| {
+        let none: Option<&str> = None;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("a new mount namespace failed: {error}"))?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .map_err(|error| format!("making mounts private failed: {error}"))?;
+        mount_overlay(&place)?;
+        Ok(String::new())
+    });
+    // Seen from here there is no mount, only the directories; the next start would replace them.
+    let _ = fs::remove_dir_all(&place);
+    result.map(drop).map_err(|found| Missing {
+        what: "the state directory",
+        found: format!("{}: {found}", state_dir.display()),
+        remedy: "give one on ext4, xfs, btrfs or tmpfs with --state-dir",
     })
 }
 
@@ -260,6 +289,23 @@ mod tests {
         let own = format!("causeway-check-{}-", std::process::id());
         let left = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with(&own)));
+    }
+
+    #[test]
+    fn a_state_directory_on_an_overlay_is_refused() {
+        let dir = tempfile::Builder::new().prefix("cw-caps-").tempdir().unwrap();
+        require_layers(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "trying leaves nothing");
+        let result = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS).map_err(|error| error.to_string())?;
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(|error| error.to_string())?;
+            mount_overlay(dir.path())?;
+            Ok(require_layers(&dir.path().join("merged")).unwrap_err().to_string())
+        });
+        let text = result.unwrap();
+        assert!(text.contains("merged: mounting an overlay failed: EINVAL"), "{text}");
+        assert!(text.contains("--state-dir"), "{text}");
     }
 
     #[test]

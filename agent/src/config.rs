@@ -74,6 +74,10 @@ pub struct Run {
     /// UDP port of the tunnel between nodes.
     #[arg(long, env = "CAUSEWAY_AGENT_VXLAN_PORT", default_value_t = 8472)]
     pub vxlan_port: u16,
+
+    /// Whether packets that pods send out of the cluster get the node's address as their source.
+    #[arg(long, env = "CAUSEWAY_AGENT_MASQUERADE", action = clap::ArgAction::Set, default_value_t = true, value_name = "BOOL")]
+    pub masquerade: bool,
     /// VXLAN network identifier.
     #[arg(long, env = "CAUSEWAY_AGENT_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     pub vni: u32,

@@ -57,6 +57,7 @@ const LOG_MAX_FILES: u32 = 3;
 pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     caps::require()?;
     let _lock = lock(&config.state_dir)?;
+    caps::require_layers(&config.state_dir)?;
     let grpc = api::http::listen(options.listen, "--listen").await?;
     let http = api::http::listen(options.metrics_listen, "--metrics-listen").await?;
     tracing::info!(node = config.node_name, control = config.control, state = %config.state_dir.display(), "starting");
@@ -192,6 +193,8 @@ impl Agent<'_> {
             cgroup_v2_dir: self.runtime.cgroup_v2_path(),
             tunnel_ifindex: tunnel.ifindex,
             uplink_ifindex: tunnel.uplink_ifindex,
+            tunnel_port: options.vxlan_port,
+            masquerade: options.masquerade,
             node_address: config.node_address(),
             router_address: IpAddr::V4(range.router()),
             sizes: options.map_sizes(),
@@ -310,6 +313,7 @@ impl Agent<'_> {
             recorder,
             metrics: sync_metrics,
             node_name: config.node_name.clone(),
+            node_addresses: vec![config.node_address(), IpAddr::V4(range.router())],
             cluster_cidr: options.cluster_cidr,
             vni: options.vni,
         };

@@ -15,6 +15,10 @@ pub struct DatapathConfig {
     pub tunnel_ifindex: u32,
     /// Interface index of the uplink; 0 for none.
     pub uplink_ifindex: u32,
+    /// UDP port of VXLAN.
+    pub tunnel_port: u16,
+    /// Whether packets that pods send to the network get the node's address.
+    pub masquerade: bool,
     /// Underlay address of the node.
     pub node_address: IpAddr,
     /// The node's address in its pod range.

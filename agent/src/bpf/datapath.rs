@@ -20,7 +20,7 @@ use aya::{
 use causeway_abi::{
     ABI_VERSION, Address, DropReason,
     counter::{DropCounters, ServiceCounters},
-    node::NodeConfig,
+    node::{MASQUERADE, NodeConfig},
 };
 use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
 
@@ -28,7 +28,7 @@ use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
     SyncReport,
     config::TcAttachment,
-    links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL},
+    links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
     sys::AttachType,
@@ -77,7 +77,7 @@ pub struct ServiceTraffic {
 
 impl Datapath {
     /// Loads the BPF object; makes its maps, or adopts those that are pinned; attaches its programs to the cgroup and the
-    /// tunnel device, or replaces those that are attached, also at every pod.
+    /// tunnel device and the uplink, or replaces those that are attached, also at every pod.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
         Self::open_with(config, Grace::default())
     }
@@ -112,6 +112,11 @@ impl Datapath {
         if config.tunnel_ifindex != 0 {
             for which in TUNNEL {
                 datapath.attach(which, config.tunnel_ifindex)?;
+            }
+        }
+        if config.uplink_ifindex != 0 {
+            for which in UPLINK {
+                datapath.attach(which, config.uplink_ifindex)?;
             }
         }
         Ok(datapath)
@@ -304,7 +309,7 @@ fn load(config: &DatapathConfig, maps_dir: &Path) -> Result<Ebpf, DatapathError>
             .load()
             .map_err(|source| DatapathError::Program { name, source })?;
     }
-    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain([FROM_POD]) {
+    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain(UPLINK).chain([FROM_POD]) {
         let program: &mut SchedClassifier = program(&mut object, name)?;
         program
             .load()
@@ -361,9 +366,11 @@ fn node_config(config: &DatapathConfig) -> NodeConfig {
         abi_version: ABI_VERSION,
         tunnel_ifindex: config.tunnel_ifindex,
         uplink_ifindex: config.uplink_ifindex,
-        flags: 0,
+        flags: if config.masquerade { MASQUERADE } else { 0 },
         node_address: Address::from_ip(config.node_address),
         router_address: Address::from_ip(config.router_address),
+        tunnel_port_be: config.tunnel_port.to_be(),
+        reserved: 0,
     }
 }
 

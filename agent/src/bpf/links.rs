@@ -56,6 +56,18 @@ pub(super) const TUNNEL: [InterfaceProgram; 2] = [
     },
 ];
 
+/// The uplink, both ways.
+pub(super) const UPLINK: [InterfaceProgram; 2] = [
+    InterfaceProgram {
+        name: "cw_from_uplink",
+        egress: false,
+    },
+    InterfaceProgram {
+        name: "cw_to_uplink",
+        egress: true,
+    },
+];
+
 /// Priority and handle of our clsact filters: known, so that a later agent can replace them.
 const CLSACT_PRIORITY: u16 = 1;
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x6377);

@@ -38,7 +38,8 @@ pub const DIRECTION_REPLY: u8 = 1;
 pub struct Flow {
     /// Monotonic time of the last packet (`bpf_ktime_get_ns`), nanoseconds.
     pub last_seen_ns: u64,
-    /// Index into `BACKENDS`.
+    /// Index into `BACKENDS`; [`crate::service::NO_BACKEND`] for a pod's flow to the network, which the node's address stands
+    /// in for.
     pub backend: u32,
     /// The backend's generation when the flow began.
     pub generation: u32,
@@ -54,7 +55,8 @@ pub struct Flow {
     pub service_id: u32,
     /// The client.
     pub client: Address,
-    /// The client as the backend sees it; another address only where the client is the backend ([`HAIRPIN_V4`]).
+    /// The client as the backend sees it; another address only where the client is the backend ([`HAIRPIN_V4`]), where the
+    /// answer would not come back through this node, and where the client is a pod that leaves the cluster.
     pub translated_client: Address,
     /// The backend the packets go to.
     pub backend_address: Address,

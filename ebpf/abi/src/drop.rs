@@ -20,11 +20,15 @@ pub enum DropReason {
     TunnelFailed = 7,
     /// An address of the pod range that no pod has.
     NoSuchPod = 8,
+    /// The client is in none of the service's `loadBalancerSourceRanges`.
+    SourceNotAllowed = 9,
+    /// A protocol that has no ports to tell flows apart by cannot leave the cluster behind the node's address.
+    NotMasqueradable = 10,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::NoReadyBackend,
         Self::SourceAddressNotPods,
         Self::MalformedPacket,
@@ -33,6 +37,8 @@ impl DropReason {
         Self::RewriteFailed,
         Self::TunnelFailed,
         Self::NoSuchPod,
+        Self::SourceNotAllowed,
+        Self::NotMasqueradable,
     ];
 
     /// Name in metrics and on the command line.
@@ -46,6 +52,8 @@ impl DropReason {
             Self::RewriteFailed => "REWRITE_FAILED",
             Self::TunnelFailed => "TUNNEL_FAILED",
             Self::NoSuchPod => "NO_SUCH_POD",
+            Self::SourceNotAllowed => "SOURCE_NOT_ALLOWED",
+            Self::NotMasqueradable => "NOT_MASQUERADABLE",
         }
     }
 }

@@ -19,9 +19,9 @@ pub struct ServiceKey {
 }
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 
-/// All backends of the cluster.
+/// As pods and the node's own processes see it.
 pub const SCOPE_CLUSTER: u8 = 0;
-/// Only backends on this node (`internalTrafficPolicy: Local`, `externalTrafficPolicy: Local`).
+/// As the network sees it: node ports, external and load-balancer addresses, for packets that come in by the uplink.
 pub const SCOPE_NODE: u8 = 1;
 
 /// Value of `SERVICES`. Swapped whole by one map update, so a reader sees one table or the other.
@@ -43,6 +43,21 @@ const _: () = assert!(size_of::<Service>() == 20);
 
 /// Prefer READY backends on this node.
 pub const SERVICE_PREFER_LOCAL: u32 = 1 << 0;
+/// Only clients in `SOURCE_RANGES` are let in from the network.
+pub const SERVICE_SOURCE_RANGES: u32 = 1 << 1;
+
+/// Key of `SOURCE_RANGES` (longest-prefix match; the value is a `u32`, 1). The kernel wants the prefix length first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SourceRangeKey {
+    /// Bits that count: the 32 of `service_id` and those of the prefix; an IPv4 prefix of n bits has 32 + 96 + n.
+    pub prefix_len: u32,
+    /// The service's id.
+    pub service_id: u32,
+    /// Prefix, v4-mapped for IPv4.
+    pub address: Address,
+}
+const _: () = assert!(size_of::<SourceRangeKey>() == 24);
 
 /// Element of `SLOTS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -13,7 +13,7 @@ use causeway_abi::{
     node::NodeConfig,
     pod::Pod,
     route::{Route, RouteKey},
-    service::{Service, ServiceKey, ServiceName, Slot},
+    service::{Service, ServiceKey, ServiceName, Slot, SourceRangeKey},
 };
 
 use crate::{MapsError, error::errno};
@@ -78,6 +78,8 @@ pub const SERVICE_NAMES: Shape = shape::<u32, ServiceName>("SERVICE_NAMES", HASH
 
 /// Which backend a client was given, for services with session affinity.
 pub const AFFINITY: Shape = shape::<AffinityKey, Affinity>("AFFINITY", LRU_HASH);
+/// Whom services let in from the network.
+pub const SOURCE_RANGES: Shape = shape::<SourceRangeKey, u32>("SOURCE_RANGES", LPM_TRIE);
 /// What happened, while somebody watches. Ring buffers have neither keys nor values.
 pub const EVENTS: Shape = shape::<(), ()>("EVENTS", RINGBUF);
 /// Events that found the ring buffer full.
@@ -88,7 +90,7 @@ pub const TRACE: Shape = shape::<u32, Trace>("TRACE", ARRAY);
 pub const EXPLANATION: Shape = shape::<u32, Explanation>("EXPLANATION", ARRAY);
 
 /// Every map that is pinned.
-pub const ALL: [Shape; 18] = [
+pub const ALL: [Shape; 19] = [
     SERVICES,
     SLOTS,
     BACKENDS,
@@ -103,6 +105,7 @@ pub const ALL: [Shape; 18] = [
     DROPS,
     SERVICE_NAMES,
     AFFINITY,
+    SOURCE_RANGES,
     EVENTS,
     EVENTS_LOST,
     TRACE,

@@ -92,9 +92,9 @@ pub struct Headers {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// Source port of TCP and UDP, identifier of an ICMP echo; else 0. Network byte order.
+    /// Source port of TCP and UDP, identifier of an ICMP echo request; else 0. Network byte order.
     pub source_port_be: u16,
-    /// Destination port of TCP and UDP; else 0. Network byte order.
+    /// Destination port of TCP and UDP, identifier of an ICMP echo reply; else 0. Network byte order.
     pub destination_port_be: u16,
     /// Offset of the transport header.
     pub l4: u32,
@@ -132,6 +132,25 @@ impl Headers {
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
         matches!(self.protocol, protocol::TCP | protocol::UDP) && !matches!(self.fragment, Fragment::Later)
+    }
+
+    /// An ICMP echo request or reply, with its identifier known.
+    #[inline(always)]
+    pub const fn is_echo(&self) -> bool {
+        !matches!(self.fragment, Fragment::Later)
+            && matches!(
+                (self.protocol, self.flags),
+                (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)
+            )
+    }
+
+    /// An ICMP echo request.
+    #[inline(always)]
+    pub const fn is_echo_request(&self) -> bool {
+        matches!(
+            (self.protocol, self.flags),
+            (protocol::ICMP, 8) | (protocol::ICMPV6, 128)
+        )
     }
 
     /// Asks for a new TCP connection.

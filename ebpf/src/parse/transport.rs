@@ -82,11 +82,11 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Hea
                 return None;
             }
             headers.flags = header.kind;
-            if matches!(
-                (headers.protocol, header.kind),
-                (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129)
-            ) {
-                headers.source_port_be = header.identifier_be;
+            // The identifier is the port of whoever asks.
+            match (headers.protocol, header.kind) {
+                (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => headers.source_port_be = header.identifier_be,
+                (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => headers.destination_port_be = header.identifier_be,
+                _ => {}
             }
         }
         _ => {}

@@ -225,6 +225,8 @@ impl Node {
             cgroup_v2_dir: self.cgroup.path().to_owned(),
             tunnel_ifindex: self.tunnel.ifindex,
             uplink_ifindex: self.tunnel.uplink_ifindex,
+            tunnel_port: VXLAN_PORT,
+            masquerade: true,
             node_address: underlay_address(self.number),
             router_address: self.router_address(),
             sizes: sizes(),
@@ -410,17 +412,15 @@ fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> Des
         ready: true,
         terminating: false,
         local: false,
+        preferred: true,
     };
-    DesiredService {
-        vip: VipId {
-            address: vip.ip(),
-            port: vip.port(),
-            protocol,
-        },
-        name: format!("default/test:{}", vip.port()),
-        affinity_seconds: 0,
-        backends: pods.iter().map(backend).collect(),
-    }
+    let id = VipId {
+        address: vip.ip(),
+        port: vip.port(),
+        protocol,
+    };
+    let backends = pods.iter().map(backend).collect();
+    DesiredService::cluster_ip(id, format!("default/test:{}", vip.port()), backends)
 }
 
 fn net_config(number: u8) -> NodeNetConfig {

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{
-    Array, HashMap, MapData, PerCpuArray,
+    Array, HashMap, MapData, PerCpuArray, RingBuf,
     lpm_trie::{Key, LpmTrie},
 };
 use aya::programs::{CgroupAttachMode, Program, SchedClassifier, TestRun, TestRunOptions};
@@ -13,12 +13,14 @@ use aya::{Ebpf, EbpfLoader};
 use causeway_abi::backend::{Backend, IN_USE, READY};
 use causeway_abi::conntrack::{Flow, FlowKey};
 use causeway_abi::counter::{DropCounters, ServiceCounters};
-use causeway_abi::node::NodeConfig;
+use causeway_abi::event::{Event, Explanation, MARK_DRY_RUN, Trace};
+use causeway_abi::node::{MASQUERADE, NodeConfig};
 use causeway_abi::pod::Pod;
-use causeway_abi::route::{MODE_VXLAN, Route};
-use causeway_abi::service::{NO_BACKEND, SCOPE_CLUSTER, Service, ServiceKey, Slot};
+use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route};
+use causeway_abi::service::{NO_BACKEND, Service, ServiceKey, Slot};
 use causeway_abi::{ABI_VERSION, Address, DropReason};
 use causeway_maps::Plain;
+use zerocopy::FromBytes as _;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
 
@@ -26,6 +28,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
 pub const CLIENT_IFINDEX: u32 = 1;
 /// Index of the tunnel device.
 pub const TUNNEL_IFINDEX: u32 = 900;
+/// Index of the uplink.
+pub const UPLINK_IFINDEX: u32 = 901;
 /// Marks an index in `SLOTS` that belongs to no service of a test.
 const SLOTS_PER_SERVICE: u32 = 64;
 
@@ -49,6 +53,17 @@ pub struct Outcome {
     pub frame: Vec<u8>,
     /// The packet's mark.
     pub mark: u32,
+}
+
+/// What a service is beside its address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceOptions {
+    /// `SCOPE_*`; 0 is the cluster's.
+    pub scope: u8,
+    /// `SERVICE_*`.
+    pub flags: u32,
+    /// Session affinity time-out.
+    pub affinity_seconds: u32,
 }
 
 /// Programs and maps.
@@ -76,6 +91,8 @@ impl Datapath {
             ("CONNTRACK", entries),
             ("CONNTRACK_NEW", 4096),
             ("SOCKET_REPLIES", 1024),
+            ("AFFINITY", 1024),
+            ("SOURCE_RANGES", 64),
             ("SERVICE_COUNTERS", 256),
             ("SERVICE_NAMES", 256),
         ] {
@@ -108,10 +125,12 @@ impl Datapath {
         let node = NodeConfig {
             abi_version: ABI_VERSION,
             tunnel_ifindex: TUNNEL_IFINDEX,
-            uplink_ifindex: 0,
-            flags: 0,
+            uplink_ifindex: UPLINK_IFINDEX,
+            flags: MASQUERADE,
             node_address: parse_ip("172.30.0.11"),
             router_address: parse_ip("10.244.1.1"),
+            tunnel_port_be: 8472_u16.to_be(),
+            reserved: 0,
         };
         let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map_mut("NODE")?.try_into()?;
         Ok(map.set(0, Plain(node), 0)?)
@@ -133,11 +152,20 @@ impl Datapath {
 
     /// Adds the pod range of another node, given as address and prefix length.
     pub fn route(&mut self, address: &str, prefix: u32, node: &str) -> Result<()> {
+        self.route_by(address, prefix, node, MODE_VXLAN)
+    }
+
+    /// Adds a prefix that the kernel routes.
+    pub fn native_route(&mut self, address: &str, prefix: u32) -> Result<()> {
+        self.route_by(address, prefix, "0.0.0.0", MODE_NATIVE)
+    }
+
+    fn route_by(&mut self, address: &str, prefix: u32, node: &str, mode: u32) -> Result<()> {
         let mapped = if address.contains(':') { prefix } else { 96 + prefix };
         let route = Route {
             node: parse_ip(node),
             tunnel_id: 1,
-            mode: MODE_VXLAN,
+            mode,
         };
         let mut map: LpmTrie<&mut MapData, Plain<Address>, Plain<Route>> = self.map_mut("ROUTES")?.try_into()?;
         Ok(map.insert(&Key::new(mapped, Plain(parse_ip(address))), Plain(route), 0)?)
@@ -164,6 +192,11 @@ impl Datapath {
 
     /// Adds a service with a table in which backends take turns. Returns its id.
     pub fn service(&mut self, vip: &str, protocol: u8, backends: &[u32]) -> Result<u32> {
+        self.service_with(vip, protocol, backends, ServiceOptions::default())
+    }
+
+    /// Adds a service that is more than its address.
+    pub fn service_with(&mut self, vip: &str, protocol: u8, backends: &[u32], options: ServiceOptions) -> Result<u32> {
         self.services += 1;
         let id = self.services;
         let base = id * SLOTS_PER_SERVICE;
@@ -186,18 +219,51 @@ impl Datapath {
             address: mapped(vip.ip()),
             port_be: vip.port().to_be(),
             protocol,
-            scope: SCOPE_CLUSTER,
+            scope: options.scope,
         };
         let service = Service {
             slot_base: base,
             slot_count: count,
             service_id: id,
-            flags: 0,
-            affinity_seconds: 0,
+            flags: options.flags,
+            affinity_seconds: options.affinity_seconds,
         };
         let mut map: HashMap<&mut MapData, Plain<ServiceKey>, Plain<Service>> = self.map_mut("SERVICES")?.try_into()?;
         map.insert(Plain(key), Plain(service), 0)?;
         Ok(id)
+    }
+
+    /// Lets the clients of an IPv4 prefix use a service.
+    pub fn source_range(&mut self, service_id: u32, address: &str, prefix: u32) -> Result<()> {
+        let range: [u32; 5] = {
+            let [a, b, c, d] = parse_ip(address).words();
+            [service_id, a, b, c, d]
+        };
+        let mut map: LpmTrie<&mut MapData, [u32; 5], u32> = self.map_mut("SOURCE_RANGES")?.try_into()?;
+        Ok(map.insert(&Key::new(32 + 96 + prefix, range), 1, 0)?)
+    }
+
+    /// Until when (monotonic nanoseconds) somebody watches.
+    pub fn watch(&mut self, trace: Trace) -> Result<()> {
+        let mut map: Array<&mut MapData, Plain<Trace>> = self.map_mut("TRACE")?.try_into()?;
+        Ok(map.set(0, Plain(trace), 0)?)
+    }
+
+    /// What was told since the last call.
+    pub fn events(&mut self) -> Result<Vec<Event>> {
+        let mut ring = RingBuf::try_from(self.map_mut("EVENTS")?)?;
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            events.push(Event::read_from_bytes(&item).map_err(|error| anyhow!("a record of another size: {error}"))?);
+        }
+        Ok(events)
+    }
+
+    /// Tries a frame out; what the program would do, and how it came to it.
+    pub fn explain(&self, program: &str, frame: &[u8]) -> Result<(Outcome, Explanation)> {
+        let outcome = self.run_marked(program, frame, MARK_DRY_RUN)?;
+        let map: Array<&MapData, Plain<Explanation>> = self.map("EXPLANATION")?.try_into()?;
+        Ok((outcome, map.get(&0, 0)?.0))
     }
 
     /// Runs a classifier on a frame that comes in on [`CLIENT_IFINDEX`].

@@ -9,7 +9,7 @@ pub mod decode;
 pub mod sockets;
 
 pub use craft::{Frame, internet_checksum};
-pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, Verdict};
+pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, ServiceOptions, Verdict};
 pub use decode::{Decoded, decode};
 pub use sockets::with_socket_hooks;
 

@@ -296,7 +296,9 @@ fn describe(pod: &Value) -> String {
     } else {
         state.unwrap_or("Pending")
     };
-    let message = [&waiting["message"], &status["message"]]
+    let last = &status["containerStatuses"][0]["lastState"]["terminated"];
+    // Why it ended says more than that it will be tried again.
+    let message = [&last["message"], &waiting["message"], &status["message"]]
         .into_iter()
         .find_map(Value::as_str)
         .unwrap_or_default();

@@ -12,18 +12,19 @@ use aya_ebpf::{
 use causeway_abi::{
     conntrack::{Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_SENT},
     event::Choice,
-    service::Service,
+    service::{NO_BACKEND, Service},
 };
 use causeway_ebpf::{
     flow::{
-        PORT_ATTEMPTS, Translation, continues, expired, forward_key, forward_key_of, hairpin_source, next_state,
-        reply_key, reply_key_of, to_backend, to_client, translated_port_be,
+        NODE_PORT_ATTEMPTS, PORT_ATTEMPTS, Translation, continues, expired, forward_key, forward_key_of,
+        hairpin_source, hash, next_state, node_port_be, reply_key, reply_key_of, to_backend, to_client,
+        translated_port_be,
     },
     parse::{Headers, protocol},
 };
 
 use crate::{
-    balance,
+    balance, deliver,
     maps::{CONNTRACK, CONNTRACK_NEW},
     trace,
 };
@@ -50,12 +51,14 @@ pub fn now_ns() -> u64 {
 
 /// Translates a client's packet to its backend, choosing one for a new flow.
 ///
-/// Tells whether the flow is a new one. A dry run leaves the table as it is.
+/// Tells whether the flow is a new one. A dry run leaves the table as it is. Of packets `from_network` those to backends on
+/// other nodes get this node as their source, so that the answer comes back through it.
 #[inline(always)]
 pub fn forward(
     headers: &Headers,
     service: &Service,
     translation: &mut Translation,
+    from_network: bool,
     dry_run: bool,
 ) -> Result<bool, Failure> {
     // SAFETY: all pointers are valid. So below.
@@ -64,11 +67,24 @@ pub fn forward(
         BACKEND_GONE => return Err(Failure::BackendGone),
         _ => {}
     }
-    match unsafe { cw_open(headers, service, translation, dry_run.into()) } {
+    match unsafe { cw_open(headers, service, translation, from_network.into(), dry_run.into()) } {
         DONE => Ok(true),
         NO_READY_BACKEND => Err(Failure::NoReadyBackend),
         _ => Err(Failure::Full),
     }
+}
+
+/// Gives a pod's packet to the network the node's address; tells whether it began a flow, `None` when no port is left.
+#[inline(always)]
+pub fn masquerade(headers: &Headers, translation: &mut Translation, dry_run: bool) -> Option<bool> {
+    // SAFETY: all pointers are valid. So below.
+    match unsafe { cw_continue(headers, translation, dry_run.into()) } {
+        DONE => return Some(false),
+        NEW => {}
+        _ => return None,
+    }
+    let done = unsafe { cw_masquerade(headers, translation, dry_run.into()) };
+    (done == DONE).then_some(true)
 }
 
 const DONE: u32 = 0;
@@ -97,7 +113,7 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
     if !continues(found, headers, now) {
         return NEW;
     }
-    if !balance::is_alive(found.backend, found.generation) {
+    if found.backend != NO_BACKEND && !balance::is_alive(found.backend, found.generation) {
         if dry_run == 0 {
             // SAFETY: a valid pointer, not used after.
             unsafe { cw_forget(flow, headers.protocol.into()) };
@@ -189,6 +205,7 @@ unsafe extern "C" fn cw_open(
     headers: *const Headers,
     service: *const Service,
     translation: *mut Translation,
+    from_network: u32,
     dry_run: u32,
 ) -> u32 {
     if headers.is_null() || service.is_null() || translation.is_null() {
@@ -216,28 +233,101 @@ unsafe extern "C" fn cw_open(
         backend_port_be: backend.port_be,
         reserved2: 0,
     };
-    if flow.backend_address == flow.client {
+    let ports = if flow.backend_address == flow.client {
         flow.translated_client = hairpin_source(&flow.client);
-    }
-    if dry_run != 0 {
-        flow.translated_client_port_be = translated_port_be(flow.client_port_be, 0);
-        *translation = to_backend(&flow);
-        return DONE;
-    }
-    let mut begun = TAKEN;
-    for attempt in 0..PORT_ATTEMPTS {
-        flow.translated_client_port_be = translated_port_be(flow.client_port_be, attempt);
-        // SAFETY: a valid pointer.
-        begun = unsafe { cw_begin(&flow, headers.protocol.into()) };
-        if begun != TAKEN {
-            break;
-        }
-    }
+        Ports::Client
+    } else if from_network == 0 {
+        Ports::Client
+    } else if deliver::pod(&flow.backend_address).is_some() {
+        Ports::Own
+    } else {
+        let Some(node) = deliver::node() else { return FULL };
+        flow.translated_client = node.router_address;
+        Ports::Node
+    };
+    // SAFETY: a valid pointer.
+    let begun = unsafe { begin_with(&mut flow, headers, ports, dry_run) };
     if begun != DONE {
         return FULL;
     }
     *translation = to_backend(&flow);
     DONE
+}
+
+/// Gives a pod's flow to the network the node's address and a port of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_masquerade(headers: *const Headers, translation: *mut Translation, dry_run: u32) -> u32 {
+    if headers.is_null() || translation.is_null() {
+        return FULL;
+    }
+    // SAFETY: not null, and valid as `masquerade` passes them.
+    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
+    let Some(node) = deliver::node() else { return FULL };
+    let mut flow = Flow {
+        last_seen_ns: now_ns(),
+        backend: NO_BACKEND,
+        generation: 0,
+        vip: headers.destination,
+        vip_port_be: headers.destination_port_be,
+        tcp_state: TCP_SYN_SENT,
+        reserved: 0,
+        service_id: 0,
+        client: headers.source,
+        translated_client: node.node_address,
+        backend_address: headers.destination,
+        client_port_be: headers.source_port_be,
+        translated_client_port_be: headers.source_port_be,
+        backend_port_be: headers.destination_port_be,
+        reserved2: 0,
+    };
+    // SAFETY: a valid pointer.
+    if unsafe { begin_with(&mut flow, headers, Ports::Node, dry_run) } != DONE {
+        return FULL;
+    }
+    *translation = to_backend(&flow);
+    DONE
+}
+
+/// Which ports a flow's client may show to its backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    /// Those of [`translated_port_be`], the client's own last.
+    Client,
+    /// The client's own, and those others only when it is taken.
+    Own,
+    /// Those of [`node_port_be`].
+    Node,
+}
+
+/// Begins a flow with the first of the ports that is free.
+#[inline(always)]
+unsafe fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: u32) -> u32 {
+    let hash = hash(&forward_key(headers));
+    let own_first = u32::from(ports == Ports::Own);
+    for attempt in 0..NODE_PORT_ATTEMPTS {
+        if ports != Ports::Node && attempt == PORT_ATTEMPTS {
+            break;
+        }
+        flow.translated_client_port_be = if ports == Ports::Node {
+            node_port_be(hash, attempt)
+        } else {
+            // The client's own port is the last one, and moves to the front by going round.
+            translated_port_be(
+                flow.client_port_be,
+                (attempt + PORT_ATTEMPTS - own_first) % PORT_ATTEMPTS,
+            )
+        };
+        if dry_run != 0 {
+            return DONE;
+        }
+        // SAFETY: a valid pointer.
+        let begun = unsafe { cw_begin(flow, headers.protocol.into()) };
+        if begun != TAKEN {
+            return begun;
+        }
+    }
+    FULL
 }
 
 /// Writes both halves of a flow; `TAKEN` when another already looks like it to the backend (the same client port through

@@ -78,6 +78,27 @@ unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address
     }
 }
 
+/// Sends a packet on that was translated back, so that its source is no address of its sender's: what is for the network
+/// goes there past the node's own stack, which would take it for forged.
+#[inline(always)]
+pub fn back(skb: Skb, destination: &Address) -> Outcome {
+    let outcome = onwards(skb, destination);
+    if !matches!(outcome.verdict, Verdict::ToStack) {
+        return outcome;
+    }
+    let Some(node) = node() else { return outcome };
+    if node.uplink_ifindex == 0 || is_own(node, destination) {
+        return outcome;
+    }
+    Outcome::sent(skb.redirect_neighbour(node.uplink_ifindex), Verdict::ToNetwork)
+}
+
+/// Whether an address is one of the node's.
+#[inline(always)]
+pub fn is_own(node: &NodeConfig, address: &Address) -> bool {
+    *address == node.router_address || *address == node.node_address
+}
+
 #[inline(always)]
 fn to_node(skb: Skb, route: &Route) -> Outcome {
     let tunnel = match node() {

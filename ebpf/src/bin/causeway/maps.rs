@@ -63,6 +63,20 @@ pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
 #[btf_map]
 pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = LruHashMap::new();
 
+/// Whom a service lets in from the network. The key is laid out as `causeway_abi::service::SourceRangeKey`.
+#[btf_map]
+pub static SOURCE_RANGES: LpmTrie<SourceRange, u32, 16_384> = LpmTrie::new();
+
+/// The part of a key of [`SOURCE_RANGES`] that prefixes are of.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SourceRange {
+    /// The service's id.
+    pub service_id: u32,
+    /// The client.
+    pub address: Address,
+}
+
 /// Which backend a client was given, for services with session affinity.
 #[btf_map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 65_536> = LruHashMap::new();

@@ -16,6 +16,25 @@ use crate::{outcome::Outcome, skb::Skb};
 /// drops it.
 #[inline(always)]
 pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
+    if answer(skb, headers) {
+        Outcome::refuse(skb.redirect_peer(skb.ifindex()), reason)
+    } else {
+        Outcome::drop(reason)
+    }
+}
+
+/// The same, for a packet that came from the network by the interface it goes back by.
+#[inline(always)]
+pub fn refuse_to_network(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
+    if answer(skb, headers) {
+        Outcome::refuse(skb.redirect(skb.ifindex()), reason)
+    } else {
+        Outcome::drop(reason)
+    }
+}
+
+#[inline(always)]
+fn answer(skb: Skb, headers: &Headers) -> bool {
     // SAFETY: all pointers are valid.
     let answered = unsafe {
         match kind(headers) {
@@ -26,11 +45,7 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
             Kind::Silence => 0,
         }
     };
-    if answered != 0 {
-        Outcome::refuse(skb.redirect_peer(skb.ifindex()), reason)
-    } else {
-        Outcome::drop(reason)
-    }
+    answered != 0
 }
 
 #[unsafe(no_mangle)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use causeway_abi::Address;
 use causeway_ebpf::{
     flow::Translation,
-    parse::{Headers, L3, Version, protocol},
+    parse::{Fragment, Headers, L3, Version, protocol},
 };
 
 use crate::skb::{Refused, Skb};
@@ -76,6 +76,17 @@ fn both(skb: Skb, headers: &Headers, to: &Translation) -> Result<(), Refused> {
             checksum,
         };
         port(skb, field, headers.destination_port_be, to.destination_port_be)?;
+    } else if headers.is_echo() {
+        // RFC 792, RFC 4443: the identifier follows type, code and checksum.
+        let field = Field {
+            offset: headers.l4 + 4,
+            checksum: Some((headers.l4 + 2, 0)),
+        };
+        if headers.is_echo_request() {
+            port(skb, field, headers.source_port_be, to.source_port_be)?;
+        } else {
+            port(skb, field, headers.destination_port_be, to.destination_port_be)?;
+        }
     }
     Ok(())
 }
@@ -128,13 +139,15 @@ fn address_v6(skb: Skb, field: Field, old: &Address, new: &Address) -> Result<()
 /// Offset of the transport checksum and the flags for updating it; `None` where there is none.
 #[inline(always)]
 fn checksum_field(headers: &Headers) -> Option<(u32, u64)> {
-    if !headers.has_ports() {
+    if matches!(headers.fragment, Fragment::Later) {
         return None;
     }
     match headers.protocol {
         protocol::TCP => Some((headers.l4 + 16, 0)),
         // A UDP checksum of zero means "none" and stays; a sum of zero is written as ones.
         protocol::UDP => Some((headers.l4 + 6, BPF_F_MARK_MANGLED_0.into())),
+        // Unlike that of ICMP, the checksum of ICMPv6 covers the addresses (RFC 4443, 2.3).
+        protocol::ICMPV6 => Some((headers.l4 + 2, 0)),
         _ => None,
     }
 }

@@ -1,12 +1,12 @@
 //! Socket buffers: reading, writing, redirecting. All helpers that take one are called here.
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail,
-        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
     },
 };
 use causeway_abi::route::Route;
@@ -119,6 +119,13 @@ impl Skb {
     pub fn redirect(&self, ifindex: u32) -> i32 {
         // SAFETY: takes no pointer.
         unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Sends the packet out of an interface, to the next hop that the routing table has for it; the verdict.
+    #[inline(always)]
+    pub fn redirect_neighbour(&self, ifindex: u32) -> i32 {
+        // SAFETY: no parameters are passed, so the kernel looks the next hop up.
+        unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
     }
 
     /// Hands the packet to the other end of a veth pair, in its network namespace; the verdict.

@@ -1,7 +1,11 @@
 //! tcx ingress of the host side of a pod's veth pair: everything a pod sends.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use causeway_abi::{DropReason, event::Hook, service::Service};
+use causeway_abi::{
+    DropReason,
+    event::Hook,
+    service::{SCOPE_CLUSTER, Service},
+};
 use causeway_ebpf::{
     flow::{Translation, service_key},
     parse::Headers,
@@ -49,20 +53,26 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
         return deliver::onwards(skb, &headers.destination);
     }
     // SAFETY: the value is copied out at once.
-    if let Some(service) = unsafe { SERVICES.get(service_key(headers)).copied() } {
+    if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
         return to_service(skb, headers, &service, translation);
     }
-    if conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
-        translated(skb, headers, translation)
+    if !conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+        return deliver::onwards(skb, &headers.destination);
+    }
+    if rewrite::apply(skb, headers, translation) {
+        deliver::back(skb, &translation.destination)
     } else {
-        deliver::onwards(skb, &headers.destination)
+        Outcome::drop(DropReason::RewriteFailed)
     }
 }
 
 #[inline(always)]
 fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation) -> Outcome {
-    match conntrack::forward(headers, service, translation, outcome::is_dry_run(skb)) {
-        Ok(is_new) => translated(skb, headers, translation).beginning(is_new),
+    match conntrack::forward(headers, service, translation, false, outcome::is_dry_run(skb)) {
+        Ok(is_new) if rewrite::apply(skb, headers, translation) => {
+            deliver::onwards(skb, &translation.destination).beginning(is_new)
+        }
+        Ok(_) => Outcome::drop(DropReason::RewriteFailed),
         Err(failure) => {
             *translation = Translation {
                 service_id: service.service_id,
@@ -74,14 +84,5 @@ fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut 
                 Failure::Full => Outcome::drop(DropReason::ConntrackFull),
             }
         }
-    }
-}
-
-#[inline(always)]
-fn translated(skb: Skb, headers: &Headers, translation: &Translation) -> Outcome {
-    if rewrite::apply(skb, headers, translation) {
-        deliver::onwards(skb, &translation.destination)
-    } else {
-        Outcome::drop(DropReason::RewriteFailed)
     }
 }

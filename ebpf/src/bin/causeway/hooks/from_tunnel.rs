@@ -1,7 +1,7 @@
 //! tcx ingress of the VXLAN device: everything other nodes send to this one's pods and to itself.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use causeway_abi::{Address, DropReason, event::Hook};
+use causeway_abi::{DropReason, event::Hook};
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
@@ -28,24 +28,19 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
         Frame::Other => return Outcome::TO_STACK,
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
-    let mut destination = headers.destination;
     if headers.has_ports() && conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
-        if !rewrite::apply(skb, headers, translation) {
-            return Outcome::drop(DropReason::RewriteFailed);
-        }
-        destination = translation.destination;
+        return if rewrite::apply(skb, headers, translation) {
+            deliver::back(skb, &translation.destination)
+        } else {
+            Outcome::drop(DropReason::RewriteFailed)
+        };
     }
-    if let Some(pod) = deliver::pod(&destination) {
+    if let Some(pod) = deliver::pod(&headers.destination) {
         return deliver::to_pod(skb, &pod);
     }
-    if is_node(&destination) {
+    if deliver::node().is_some_and(|node| deliver::is_own(node, &headers.destination)) {
         skb.accept();
         return Outcome::TO_STACK;
     }
     Outcome::drop(DropReason::NoSuchPod)
-}
-
-#[inline(always)]
-fn is_node(address: &Address) -> bool {
-    deliver::node().is_some_and(|node| *address == node.router_address || *address == node.node_address)
 }

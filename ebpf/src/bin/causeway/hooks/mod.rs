@@ -3,8 +3,10 @@
 mod connect;
 mod from_pod;
 mod from_tunnel;
+mod from_uplink;
 mod getpeername;
 mod recvmsg;
 mod sendmsg;
 mod socket;
 mod to_tunnel;
+mod to_uplink;

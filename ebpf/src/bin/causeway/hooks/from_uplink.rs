@@ -1,0 +1,105 @@
+//! tcx ingress of the uplink: everything the network sends to this node.
+
+use aya_ebpf::{btf_maps::lpm_trie::Key, macros::classifier, programs::TcContext};
+use causeway_abi::{
+    Address, DropReason,
+    event::Hook,
+    service::{SCOPE_NODE, SERVICE_SOURCE_RANGES, Service},
+};
+use causeway_ebpf::{
+    flow::{Translation, service_key},
+    parse::{Headers, protocol},
+};
+
+use crate::{
+    conntrack::{self, Failure},
+    deliver,
+    maps::{SERVICES, SOURCE_RANGES, SourceRange},
+    outcome::{self, Outcome},
+    parse::{self, Frame},
+    refusal::refuse_to_network,
+    rewrite,
+    skb::Skb,
+};
+
+/// Balances node ports, external and load-balancer addresses; translates answers to pods that left the cluster behind the
+/// node's address; hands packets for pods to them. The rest goes to the node's own stack.
+#[classifier]
+pub fn cw_from_uplink(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx.skb.skb);
+    let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
+    let outcome = decide(skb, &mut headers, &mut translation);
+    outcome::finish(skb, Hook::FromUplink, &headers, &translation, outcome)
+}
+
+#[inline(always)]
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+    match parse::read(skb, headers) {
+        Frame::Ip => {}
+        // What is malformed is not for a pod, so the stack may judge it.
+        Frame::Other | Frame::Malformed => return Outcome::TO_STACK,
+    }
+    if headers.is_link_control() || is_tunnel(headers) {
+        return Outcome::TO_STACK;
+    }
+    if headers.has_ports() {
+        // SAFETY: the value is copied out at once.
+        if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_NODE)).copied() } {
+            return to_service(skb, headers, &service, translation);
+        }
+    }
+    if (headers.has_ports() || headers.is_echo()) && conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+        return if rewrite::apply(skb, headers, translation) {
+            deliver::back(skb, &translation.destination)
+        } else {
+            Outcome::drop(DropReason::RewriteFailed)
+        };
+    }
+    match deliver::pod(&headers.destination) {
+        Some(pod) => deliver::to_pod(skb, &pod),
+        None => Outcome::TO_STACK,
+    }
+}
+
+/// Whether a packet is one of the tunnel's own, which are the most frequent here.
+#[inline(always)]
+fn is_tunnel(headers: &Headers) -> bool {
+    headers.protocol == protocol::UDP
+        && deliver::node().is_some_and(|node| {
+            node.tunnel_port_be == headers.destination_port_be && node.node_address == headers.destination
+        })
+}
+
+#[inline(always)]
+fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation) -> Outcome {
+    let reason = if service.flags & SERVICE_SOURCE_RANGES != 0 && !is_let_in(service, &headers.source) {
+        DropReason::SourceNotAllowed
+    } else {
+        match conntrack::forward(headers, service, translation, true, outcome::is_dry_run(skb)) {
+            Ok(is_new) if rewrite::apply(skb, headers, translation) => {
+                return deliver::onwards(skb, &translation.destination).beginning(is_new);
+            }
+            Ok(_) => return Outcome::drop(DropReason::RewriteFailed),
+            Err(Failure::NoReadyBackend) => DropReason::NoReadyBackend,
+            Err(Failure::BackendGone) => DropReason::BackendGone,
+            Err(Failure::Full) => DropReason::ConntrackFull,
+        }
+    };
+    *translation = Translation {
+        service_id: service.service_id,
+        ..Translation::none(headers)
+    };
+    match reason {
+        DropReason::NoReadyBackend | DropReason::BackendGone => refuse_to_network(skb, headers, reason),
+        _ => Outcome::drop(reason),
+    }
+}
+
+#[inline(always)]
+fn is_let_in(service: &Service, client: &Address) -> bool {
+    let range = SourceRange {
+        service_id: service.service_id,
+        address: *client,
+    };
+    SOURCE_RANGES.get(&Key::new(160, range)).is_some()
+}

@@ -1,0 +1,61 @@
+//! tcx egress of the uplink: what leaves for the network.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use causeway_abi::{
+    DropReason,
+    event::{Hook, Verdict},
+    node::MASQUERADE,
+};
+use causeway_ebpf::{
+    flow::Translation,
+    parse::{Fragment, Headers},
+};
+
+use crate::{
+    conntrack, deliver,
+    outcome::{self, Outcome},
+    parse::{self, Frame},
+    rewrite,
+    skb::Skb,
+};
+
+/// Gives packets that pods send to the network the node's address.
+#[classifier]
+pub fn cw_to_uplink(ctx: TcContext) -> i32 {
+    let skb = Skb::new(ctx.skb.skb);
+    let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
+    let outcome = decide(skb, &mut headers, &mut translation);
+    outcome::finish(skb, Hook::ToUplink, &headers, &translation, outcome)
+}
+
+#[inline(always)]
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+    let Some(node) = deliver::node() else {
+        return Outcome::TO_STACK;
+    };
+    if node.flags & MASQUERADE == 0 || parse::read(skb, headers) != Frame::Ip {
+        return Outcome::TO_STACK;
+    }
+    if deliver::pod(&headers.source).is_none() || deliver::route(&headers.destination).is_some() {
+        return Outcome::TO_STACK;
+    }
+    let is_known = if matches!(headers.fragment, Fragment::Later) {
+        // Ports are in the first fragment alone; the address is the same for all.
+        *translation = Translation {
+            source: node.node_address,
+            ..Translation::none(headers)
+        };
+        Some(false)
+    } else if headers.has_ports() || headers.is_echo_request() {
+        conntrack::masquerade(headers, translation, outcome::is_dry_run(skb))
+    } else {
+        return Outcome::drop(DropReason::NotMasqueradable);
+    };
+    match is_known {
+        None => Outcome::drop(DropReason::ConntrackFull),
+        Some(is_new) if rewrite::apply(skb, headers, translation) => {
+            Outcome::sent(Outcome::TO_STACK.action, Verdict::ToNetwork).beginning(is_new)
+        }
+        Some(_) => Outcome::drop(DropReason::RewriteFailed),
+    }
+}
