@@ -1,0 +1,183 @@
+//! Causeway's maps, by the agent's own code.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use causeway_abi::{
+    Address,
+    service::{SCOPE_CLUSTER, ServiceKey},
+};
+use causeway_agent::bpf::{
+    BackendId, DesiredBackend, DesiredService, DesiredServices, FlowCollector, MapSizes, VipId, monotonic_now,
+};
+use causeway_maps::{AddressExt as _, PinnedMaps, Protocol, pins, shape};
+
+use super::{Passed, Programmer};
+use crate::{
+    service::{ENDPOINTS, Service, ServicePort, Transport},
+    site::{Causeway, Site},
+};
+
+/// Longer than any flow lives.
+const LONG_AFTER: Duration = Duration::from_hours(1_000);
+/// Slots of a service with few backends, at most.
+const SLOTS_PER_SERVICE: u32 = 64;
+
+/// The agent's sizes, or what so many services need if that is more.
+pub fn sizes(services: usize) -> MapSizes {
+    let (usual, services) = (MapSizes::default(), services as u32);
+    MapSizes {
+        services: usual.services.max(services + services / 4),
+        slots: usual.slots.max(services * SLOTS_PER_SERVICE),
+        backends: usual.backends.max(services * ENDPOINTS as u32 * 5 / 4),
+        ..usual
+    }
+}
+
+/// Writes maps.
+pub struct CausewayProgrammer {
+    maps: PinnedMaps,
+    flows: FlowCollector,
+    desired: DesiredServices,
+    /// Where each service's ports begin in `desired`.
+    places: Vec<usize>,
+}
+
+impl CausewayProgrammer {
+    /// On a node whose maps hold no service.
+    pub fn new(site: &Site) -> Result<Self> {
+        let part = part(site)?;
+        Ok(Self {
+            maps: PinnedMaps::open(&part.pin_dir).context("cannot open the pinned maps")?,
+            flows: part
+                .datapath
+                .flow_collector()
+                .context("cannot open the connection table")?,
+            desired: DesiredServices::default(),
+            places: Vec::new(),
+        })
+    }
+
+    /// Brings everything that is desired into the maps, as the agent does whatever has changed.
+    fn sync(&self, site: &Site) -> Result<()> {
+        let report = part(site)?.datapath.sync_services(&self.desired);
+        match report.not_applied.first() {
+            None => Ok(()),
+            Some(first) => bail!("{} services not applied, the first: {first}", report.not_applied.len()),
+        }
+    }
+}
+
+fn part(site: &Site) -> Result<&Causeway> {
+    site.causeway.as_ref().context("a node without Causeway")
+}
+
+impl Programmer for CausewayProgrammer {
+    fn prepare(&mut self, services: &[Service]) {
+        for service in services {
+            self.places.push(self.desired.services.len());
+            self.desired.services.extend(service.ports().map(|port| desired(&port)));
+        }
+    }
+
+    fn program(&mut self, site: &Site, _: &[Service]) -> Result<()> {
+        self.sync(site)
+    }
+
+    fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()> {
+        for (offset, port) in services[changed].ports().enumerate() {
+            self.desired.services[self.places[changed] + offset] = desired(&port);
+        }
+        self.sync(site)
+    }
+
+    fn flip(&mut self, site: &Site, backend: Ipv4Addr, ready: bool) -> Result<bool> {
+        part(site)?.datapath.readiness().set_ready(backend.into(), ready);
+        Ok(true)
+    }
+
+    fn passed(&mut self, _: &Site, service: &Service, transport: Transport) -> Result<Passed> {
+        let port = service.ports().find(|port| port.transport == transport);
+        let vip = desired(&port.context("a service without such a port")?).vip;
+        let key = ServiceKey {
+            address: Address::from_ip(vip.address),
+            port_be: vip.port.to_be(),
+            protocol: vip.protocol.0,
+            scope: SCOPE_CLUSTER,
+        };
+        let entry = self
+            .maps
+            .services
+            .get(&key)?
+            .context("a service that is not in the map")?;
+        let counters = self.maps.service_counters.sum(entry.service_id)?;
+        Ok(Passed {
+            connections: counters.connections,
+            packets: counters.packets,
+        })
+    }
+
+    fn memory(&self, site: &Site) -> Result<u64> {
+        map_memory(site)
+    }
+
+    fn forget_flows(&mut self, _: &Site) -> Result<()> {
+        let now = monotonic_now().context("cannot tell the time")?;
+        self.flows
+            .collect(now + LONG_AFTER)
+            .context("cannot empty the connection table")?;
+        for (key, _) in self.maps.conntrack_new.entries()? {
+            self.maps.conntrack_new.remove(&key)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that the kernel has charged for all maps of a node (`memlock` in /proc/PID/fdinfo).
+fn map_memory(site: &Site) -> Result<u64> {
+    let maps_dir = pins::maps_dir(&part(site)?.pin_dir);
+    let mut sum = 0;
+    for map in shape::ALL {
+        let Some(data) = map.open(&maps_dir)? else { continue };
+        let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        sum += memory
+            .and_then(|number| number.trim().parse::<u64>().ok())
+            .with_context(|| format!("{path} does not tell memory"))?;
+    }
+    Ok(sum)
+}
+
+fn desired(port: &ServicePort<'_>) -> DesiredService {
+    let protocol = match port.transport {
+        Transport::Tcp => Protocol::TCP,
+        Transport::Udp => Protocol::UDP,
+    };
+    let backend = |address: &Ipv4Addr| DesiredBackend {
+        id: BackendId {
+            address: IpAddr::from(*address),
+            port: port.target_port,
+            protocol,
+            ready_always: false,
+        },
+        ready: true,
+        terminating: false,
+        local: port.measured,
+    };
+    DesiredService {
+        vip: VipId {
+            address: port.vip.into(),
+            port: port.port,
+            protocol,
+        },
+        name: port.name(),
+        affinity_seconds: 0,
+        backends: port.endpoints.iter().map(backend).collect(),
+    }
+}

@@ -1,0 +1,67 @@
+//! kube-proxy's nftables rules in the node's namespace.
+
+use anyhow::{Context as _, Result};
+
+use super::{Passed, Programmer, command, conntrack, memory::Account};
+use crate::{
+    rules::nftables,
+    service::{Service, Transport},
+    site::{NODE_ADDRESS, Site},
+};
+
+/// Writes rules with `nft`.
+#[derive(Debug)]
+pub struct NftablesProgrammer {
+    account: Result<Account>,
+}
+
+impl NftablesProgrammer {
+    /// On a node without rules: makes the table that kube-proxy makes when it starts.
+    pub fn new(site: &Site) -> Result<Self> {
+        let programmer = Self {
+            account: Account::open("nftables"),
+        };
+        programmer.load(site, &nftables::base(NODE_ADDRESS))?;
+        Ok(programmer)
+    }
+
+    fn load(&self, site: &Site, input: &str) -> Result<()> {
+        command::run(&site.node, self.account.as_ref().ok(), &["nft", "-f", "-"], input).map(drop)
+    }
+}
+
+impl Programmer for NftablesProgrammer {
+    fn program(&mut self, site: &Site, services: &[Service]) -> Result<()> {
+        self.load(site, &nftables::full(services))
+    }
+
+    fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()> {
+        self.load(site, &nftables::change(&services[changed]))
+    }
+
+    fn passed(&mut self, site: &Site, service: &Service, transport: Transport) -> Result<Passed> {
+        let port = service.ports().find(|port| port.transport == transport);
+        let chain = nftables::service_chain(&port.context("a service without such a port")?);
+        let listing = command::run(
+            &site.node,
+            None,
+            &["nft", "list", "chain", "ip", "kube-proxy", &chain],
+            "",
+        )?;
+        Ok(Passed {
+            connections: nftables::matched_packets(&listing),
+            packets: 0,
+        })
+    }
+
+    fn memory(&self, _: &Site) -> Result<u64> {
+        match &self.account {
+            Ok(account) => account.bytes(),
+            Err(error) => anyhow::bail!("{error:#}"),
+        }
+    }
+
+    fn forget_flows(&mut self, site: &Site) -> Result<()> {
+        conntrack::flush(&site.node)
+    }
+}

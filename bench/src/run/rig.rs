@@ -1,0 +1,166 @@
+//! A node with everything on it that a measurement needs.
+
+use std::{collections::HashMap, net::SocketAddrV4};
+
+use anyhow::{Context as _, Result};
+
+use super::BACKENDS;
+use crate::{
+    mode::{Mode, Position, SiteKind},
+    program::{
+        CausewayProgrammer, IptablesProgrammer, NftablesProgrammer, NoProgrammer, Passed, Programmer, Variant, sizes,
+    },
+    service::{POD_TCP, POD_UDP, Service, Transport, VIP_TCP, VIP_UDP, services},
+    site::Site,
+    worker::{Target, Task, Worker, client, server},
+};
+
+/// A node, its processes and its services. Fields are dropped in this order: processes first, namespaces last.
+pub(super) struct Rig {
+    hooked: Option<Worker>,
+    unhooked: Option<Worker>,
+    servers: Vec<Worker>,
+    programmer: Box<dyn Programmer>,
+    /// Services as they are programmed.
+    pub(super) services: Vec<Service>,
+    /// What counters said last: nothing may pass between measurements.
+    passed: HashMap<(usize, bool), Passed>,
+    pub(super) site: Site,
+}
+
+impl Rig {
+    /// A node without services and processes.
+    pub(super) fn build(kind: SiteKind, count: usize, positions: &[Position]) -> Result<Self> {
+        let site = match kind {
+            SiteKind::Causeway => Site::with_causeway("node", BACKENDS, sizes(count))?,
+            _ => Site::plain(BACKENDS)?,
+        };
+        let mut programmer: Box<dyn Programmer> = match kind {
+            SiteKind::Causeway => Box::new(CausewayProgrammer::new(&site)?),
+            SiteKind::Plain => Box::new(NoProgrammer),
+            SiteKind::Iptables => Box::new(IptablesProgrammer::new(&site, Variant::Default)?),
+            SiteKind::IptablesLegacy => Box::new(IptablesProgrammer::new(&site, Variant::Legacy)?),
+            SiteKind::Nftables => Box::new(NftablesProgrammer::new(&site)?),
+        };
+        let measured: Vec<usize> = positions.iter().map(|position| position.index(count)).collect();
+        let services = services(count, &measured, &site.backend_addresses());
+        programmer.prepare(&services);
+        Ok(Self {
+            hooked: None,
+            unhooked: None,
+            servers: Vec::new(),
+            programmer,
+            services,
+            passed: HashMap::new(),
+            site,
+        })
+    }
+
+    /// Starts client and servers.
+    pub(super) fn start_workers(&mut self) -> Result<()> {
+        let cgroup = self.site.causeway.as_ref().map(|causeway| &causeway.cgroup);
+        for (number, pod) in (1..).zip(&self.site.backends) {
+            self.servers.push(server(pod, cgroup, number)?);
+        }
+        self.unhooked = Some(client(&self.site.client, None)?);
+        if cgroup.is_some() {
+            self.hooked = Some(client(&self.site.client, cgroup)?);
+        }
+        Ok(())
+    }
+
+    /// Programs all services.
+    pub(super) fn program(&mut self) -> Result<()> {
+        self.programmer.program(&self.site, &self.services)
+    }
+
+    /// Changes the backends of one service.
+    pub(super) fn change(&mut self, service: usize, backends: &[usize]) -> Result<()> {
+        let addresses = self.site.backend_addresses();
+        self.services[service].endpoints = backends.iter().map(|backend| addresses[*backend]).collect();
+        self.programmer.change(&self.site, &self.services, service)
+    }
+
+    /// Flips a backend's readiness; false where there is no such thing.
+    pub(super) fn flip(&mut self, backend: usize, ready: bool) -> Result<bool> {
+        let address = self.site.backends[backend].address;
+        self.programmer.flip(&self.site, address, ready)
+    }
+
+    /// Bytes of kernel memory.
+    pub(super) fn memory(&self) -> Result<u64> {
+        self.programmer.memory(&self.site)
+    }
+
+    /// Forgets the flows of earlier rounds.
+    pub(super) fn forget_flows(&mut self) -> Result<()> {
+        self.programmer.forget_flows(&self.site)
+    }
+
+    /// The client of a mode.
+    pub(super) fn client(&mut self, mode: Mode) -> Result<&mut Worker> {
+        let client = match mode {
+            Mode::Direct | Mode::CausewaySocket => &mut self.hooked,
+            _ => &mut self.unhooked,
+        };
+        client.as_mut().context("the client was not started")
+    }
+
+    /// Processor time of client and servers so far.
+    pub(super) fn workers_cpu_ns(&mut self, mode: Mode) -> Result<u64> {
+        let mut sum = self.client(mode)?.cpu_time()?;
+        for server in &self.servers {
+            sum += server.cpu_time()?;
+        }
+        Ok(sum.as_nanos() as u64)
+    }
+
+    /// Whom the client calls for a task: one virtual address, or each backend.
+    pub(super) fn targets(&self, service: Option<usize>, task: Task) -> Vec<Target> {
+        let transport = transport_of(task);
+        let (vip_port, pod_port) = match transport {
+            Transport::Tcp => (VIP_TCP, POD_TCP),
+            Transport::Udp => (VIP_UDP, POD_UDP),
+        };
+        let numbered = || (1_u8..).zip(&self.site.backends);
+        match service {
+            Some(index) => vec![Target {
+                address: SocketAddrV4::new(self.services[index].vip(), vip_port),
+                servers: numbered().map(|(number, _)| number).collect(),
+            }],
+            None => numbered()
+                .map(|(number, pod)| Target {
+                    address: SocketAddrV4::new(pod.address, pod_port),
+                    servers: vec![number],
+                })
+                .collect(),
+        }
+    }
+
+    /// What went through a service since the last call.
+    pub(super) fn passed_since(&mut self, service: usize, transport: Transport) -> Result<Passed> {
+        let now = self.programmer.passed(&self.site, &self.services[service], transport)?;
+        let before = self
+            .passed
+            .insert((service, transport == Transport::Udp), now)
+            .unwrap_or_default();
+        Ok(Passed {
+            connections: now.connections.saturating_sub(before.connections),
+            packets: now.packets.saturating_sub(before.packets),
+        })
+    }
+
+    /// Indexes of the services that are measured.
+    pub(super) fn measured(&self) -> Vec<usize> {
+        let measured = self.services.iter().filter(|service| service.measured);
+        measured.map(|service| service.index).collect()
+    }
+}
+
+/// The protocol of a task.
+pub(super) fn transport_of(task: Task) -> Transport {
+    match task {
+        Task::Udp => Transport::Udp,
+        _ => Transport::Tcp,
+    }
+}
