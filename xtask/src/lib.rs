@@ -4,6 +4,7 @@
 //! clusters under other names. Nothing here reads or writes Causeway's API objects but through the `causeway` binary,
 //! and nothing here depends on the crates under test, so that this compiles first and quickly.
 
+pub mod bench;
 pub mod check;
 pub mod cluster;
 pub mod command;

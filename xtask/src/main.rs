@@ -1,5 +1,6 @@
 //! `cargo xtask`: see `cargo xtask help`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use xtask::cluster::{DEV, Spec, Store, remove, up};
 use xtask::progress::Progress;
-use xtask::{check, compile, image, root, setup};
+use xtask::{bench, check, compile, image, root, setup};
 
 #[derive(Parser)]
 #[command(
@@ -43,8 +44,22 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Measure, beside other ways of doing the same.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Check format, lints, and, where they are installed, licences and unused dependencies.
     Lint,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Balancing of virtual addresses: Causeway, iptables, nftables, none at all; --quick for a first impression.
+    #[command(disable_help_flag = true)]
+    Vip {
+        /// Handed on; `cargo xtask bench vip --help` tells them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
 }
 
 #[derive(Args)]
@@ -118,6 +133,7 @@ fn run(task: Task) -> Result<ExitCode> {
             ));
             Ok(ExitCode::SUCCESS)
         }
+        Task::Bench(Bench::Vip { options }) => bench::vip(&progress, &options),
         Task::Lint => check::lint(&progress),
     }
 }

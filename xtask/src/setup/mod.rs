@@ -61,3 +61,23 @@ pub fn run(progress: &Progress) -> Result<()> {
     progress.note(&format!("BPF is compiled by {found}"));
     Ok(())
 }
+
+/// Installs what only benchmarks need. Without a package manager they go without, and say so.
+pub fn for_benchmarks(progress: &Progress) -> Result<()> {
+    let missing = packages::missing_for_benchmarks();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    if !apt::is_there() {
+        let wanted: Vec<_> = missing
+            .iter()
+            .map(|package| format!("{} ({})", package.name, package.why))
+            .collect();
+        progress.note(&format!("not installed, so left out: {}", wanted.join("; ")));
+        return Ok(());
+    }
+    root::ensure("packages are to be installed")?;
+    apt::update(progress)?;
+    apt::install(progress, &names)
+}

@@ -62,12 +62,38 @@ const PACKAGES: [Package; 9] = [
     },
 ];
 
+/// What only benchmarks need: what they compare with, and letters for their plots.
+const FOR_BENCHMARKS: [Package; 3] = [
+    Package {
+        name: "iptables",
+        why: "is compared with",
+        proof: "iptables-restore",
+    },
+    Package {
+        name: "nftables",
+        why: "is compared with",
+        proof: "nft",
+    },
+    Package {
+        name: "fonts-dejavu-core",
+        why: "labels plots",
+        proof: "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    },
+];
+
 /// What is not there.
 pub(super) fn missing() -> Vec<Package> {
-    PACKAGES
-        .into_iter()
-        .filter(|package| !is_there(package.proof))
-        .collect()
+    not_there(&PACKAGES)
+}
+
+/// What benchmarks need and is not there.
+pub(super) fn missing_for_benchmarks() -> Vec<Package> {
+    not_there(&FOR_BENCHMARKS)
+}
+
+fn not_there(packages: &[Package]) -> Vec<Package> {
+    let packages = packages.iter().copied();
+    packages.filter(|package| !is_there(package.proof)).collect()
 }
 
 fn is_there(proof: &str) -> bool {
