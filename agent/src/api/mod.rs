@@ -3,3 +3,4 @@
 pub mod datapath;
 pub mod grpc;
 pub mod http;
+pub mod service_health;

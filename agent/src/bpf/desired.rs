@@ -4,15 +4,59 @@ use std::net::IpAddr;
 
 use causeway_maps::Protocol;
 
-/// A virtual address: the key of a service.
+/// An address and port of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct VipId {
-    /// Virtual address.
+    /// Virtual address, or one of a node.
     pub address: IpAddr,
     /// Port, host byte order.
     pub port: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
+}
+
+/// From where a frontend is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Scope {
+    /// From pods and from the node's own sockets.
+    Cluster,
+    /// From the network: packets that come in by the uplink.
+    External,
+}
+
+/// Addresses of clients: a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SourceRange {
+    /// First address.
+    pub address: IpAddr,
+    /// Bits of the prefix, in the address's own family.
+    pub prefix_len: u8,
+}
+
+/// An address under which a service is reached from one side. At most one service has a `vip` and `scope`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frontend {
+    /// Address, port and protocol.
+    pub vip: VipId,
+    /// From where.
+    pub scope: Scope,
+    /// Only backends of this node count (`internalTrafficPolicy: Local` for the cluster IPs, `externalTrafficPolicy: Local` for what
+    /// comes from outside).
+    pub local_only: bool,
+    /// Clients that are let in; empty for all. Only ever set where the network is let in ([`Scope::External`]).
+    pub source_ranges: Vec<SourceRange>,
+}
+
+impl Frontend {
+    /// A cluster IP without conditions.
+    pub fn cluster(vip: VipId) -> Self {
+        Self {
+            vip,
+            scope: Scope::Cluster,
+            local_only: false,
+            source_ranges: Vec::new(),
+        }
+    }
 }
 
 /// What makes a backend the same backend from one list to the next.
@@ -49,25 +93,51 @@ pub struct DesiredBackend {
     pub terminating: bool,
     /// Runs on this node.
     pub local: bool,
+    /// Takes new connections of frontends that are not `local_only`. Not so when it is farther away than `trafficDistribution` asks
+    /// for and a nearer one is ready; it keeps its connections.
+    pub preferred: bool,
 }
 
-/// A service on one VIP port.
+/// One port of a service, in one address family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredService {
-    /// Its virtual address.
-    pub vip: VipId,
     /// "namespace/name:port".
     pub name: String,
-    /// Session affinity time-out in seconds; 0 for none.
+    /// Session affinity time-out in seconds; 0 for none. The same for all frontends.
     pub affinity_seconds: u32,
+    /// Backends of this node are preferred (`trafficDistribution: PreferSameNode`).
+    pub prefer_local: bool,
+    /// Where it is reached; cluster IPs come first.
+    pub frontends: Vec<Frontend>,
     /// Its backends, ready or not; at most one for each id.
     pub backends: Vec<DesiredBackend>,
+}
+
+impl DesiredService {
+    /// A service with a cluster IP and nothing else.
+    pub fn cluster_ip(vip: VipId, name: impl Into<String>, backends: Vec<DesiredBackend>) -> Self {
+        Self {
+            name: name.into(),
+            affinity_seconds: 0,
+            prefer_local: false,
+            frontends: vec![Frontend::cluster(vip)],
+            backends,
+        }
+    }
+
+    /// The backends among which a frontend chooses.
+    pub fn choice(&self, frontend: &Frontend) -> impl Iterator<Item = &DesiredBackend> {
+        let local_only = frontend.local_only;
+        self.backends
+            .iter()
+            .filter(move |backend| if local_only { backend.local } else { backend.preferred })
+    }
 }
 
 /// The complete list: what is not in it goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DesiredServices {
-    /// At most one for each VIP.
+    /// No two have a frontend in common.
     pub services: Vec<DesiredService>,
 }
 

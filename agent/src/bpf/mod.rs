@@ -22,7 +22,8 @@ pub use config::{DatapathConfig, MapSizes, TcAttachment};
 pub use conntrack::{Collected, FlowCollector, monotonic_now};
 pub use datapath::{Datapath, ServiceTraffic};
 pub use desired::{
-    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Readiness, VipId,
+    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, Readiness, Scope,
+    SourceRange, VipId,
 };
 pub use error::DatapathError;
 pub use pins::remove_pins;

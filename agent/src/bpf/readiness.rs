@@ -8,9 +8,10 @@ use std::{
 
 use causeway_abi::backend::{Backend, LOCAL, READY, READY_ALWAYS, TERMINATING};
 use causeway_maps::MappedArray;
+use tokio::sync::Notify;
 
 use super::{
-    desired::BackendId,
+    desired::{BackendId, Readiness},
     services::{backends::Held, writer},
 };
 
@@ -28,6 +29,8 @@ pub struct ReadinessHandle {
 struct Shared {
     backends: MappedArray<Backend>,
     state: Mutex<State>,
+    /// A verdict has changed.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -56,11 +59,12 @@ impl Verdict {
 }
 
 impl ReadinessHandle {
-    pub(super) fn new(backends: MappedArray<Backend>) -> Self {
+    pub(crate) fn new(backends: MappedArray<Backend>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 backends,
                 state: Mutex::default(),
+                changed: Notify::new(),
             }),
         }
     }
@@ -82,13 +86,30 @@ impl ReadinessHandle {
         self.state().verdicts.remove(&pod);
     }
 
+    /// What is known of a pod of this node, given what the API server says.
+    pub fn known(&self, pod: IpAddr, listed: Readiness) -> Readiness {
+        let verdict = self.state().verdicts.get(&pod).copied().unwrap_or_default();
+        Readiness {
+            ready: verdict.ready.unwrap_or(listed.ready),
+            terminating: verdict.terminating || listed.terminating,
+        }
+    }
+
+    /// Returns once a verdict has changed since the last return. For one waiter.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
     fn judge(&self, pod: IpAddr, change: impl FnOnce(&mut Verdict)) -> usize {
         let mut state = self.state();
         let verdict = state.verdicts.entry(pod).or_default();
         change(verdict);
         let verdict = *verdict;
         let indexes = state.by_pod.get(&pod).map_or(&[][..], Vec::as_slice);
-        indexes.iter().filter(|index| self.flip(**index, verdict)).count()
+        let flipped = indexes.iter().filter(|index| self.flip(**index, verdict)).count();
+        drop(state);
+        self.shared.changed.notify_one();
+        flipped
     }
 
     fn flip(&self, index: u32, verdict: Verdict) -> bool {

@@ -4,8 +4,9 @@
 //! was listed once: until then the pinned maps of the agent before this one are the better knowledge.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -19,10 +20,13 @@ use super::{
     events::{Recorder, Severity, reference},
     pods::{address::Prefix, chain},
     routes::desired_routes,
-    services::desired_services,
+    service_health::{HealthCheck, health_checks},
+    services::{NodeView, depends_on_readiness, desired_services},
+    topology::Topology,
 };
 use crate::{
-    bpf::{Collected, Datapath, SyncReport, monotonic_now},
+    api::service_health::HealthPorts,
+    bpf::{Collected, Datapath, DesiredRoute, DesiredServices, SyncReport, monotonic_now},
     metrics::{SyncMetrics, Synced},
     watch::Watches,
 };
@@ -48,42 +52,106 @@ pub struct Driver {
     pub metrics: SyncMetrics,
     /// This node.
     pub node_name: String,
+    /// Addresses that this node has for sure; those of its object in the API come on top.
+    pub node_addresses: Vec<IpAddr>,
     /// Range of all pods.
     pub cluster_cidr: Prefix,
     /// VXLAN network identifier.
     pub vni: u32,
 }
 
+/// What a pass over the services found and did.
+struct Pass {
+    report: SyncReport,
+    checks: BTreeMap<u16, HealthCheck>,
+    /// Readiness alone can change which backends are chosen.
+    follow_readiness: bool,
+}
+
 impl Driver {
     /// Keeps services in step until `stop`.
     pub async fn run_services(self, stop: CancellationToken) {
-        let (mut services, mut endpoints) = (self.watches.services.changes(), self.watches.endpoints.changes());
+        let watches = &self.watches;
+        let (mut services, mut endpoints) = (watches.services.changes(), watches.endpoints.changes());
+        let mut nodes = watches.nodes.changes();
+        let readiness = self.datapath.readiness();
+        let mut health_ports = HealthPorts::new(readiness.clone());
         let mut full = tokio::time::interval(FULL_PASS);
         let mut refused = BTreeSet::new();
+        let mut follow_readiness = false;
+        let mut view = NodeView::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = services.changed() => {}
                 () = endpoints.changed() => {}
+                // Most changes of nodes are heartbeats, and concern no service.
+                () = nodes.changed() => if self.node_view() == view { continue },
+                () = readiness.changed(), if follow_readiness => {}
                 _ = full.tick() => {}
             }
-            if !(self.watches.services.is_synced() && self.watches.endpoints.is_synced()) {
+            let synced = watches.services.is_synced() && watches.endpoints.is_synced() && watches.nodes.is_synced();
+            if !synced {
                 continue;
             }
             tokio::time::sleep(COALESCE).await;
-            let driver = self.clone();
+            view = self.node_view();
+            let (driver, seen) = (self.clone(), view.clone());
             // A large pass takes a while; it must not hold up probes and heartbeats.
-            match tokio::task::spawn_blocking(move || driver.pass_services()).await {
-                Ok(report) => self.report(&report, &mut refused),
+            match tokio::task::spawn_blocking(move || driver.pass_services(&seen)).await {
+                Ok(pass) => {
+                    self.report(&pass.report, &mut refused);
+                    follow_readiness = pass.follow_readiness;
+                    for error in health_ports.apply(pass.checks).await {
+                        tracing::error!(
+                            error = chain(&error),
+                            "load balancers get no answer, will be tried again"
+                        );
+                    }
+                }
                 Err(error) => tracing::error!(%error, "a pass over the services failed"),
             }
         }
     }
 
-    fn pass_services(&self) -> SyncReport {
+    /// This node among the others, as far as services are concerned.
+    fn node_view(&self) -> NodeView {
+        let nodes = self.watches.nodes.snapshot();
+        let mut addresses = self.node_addresses.clone();
+        let own = self.watches.nodes.get("", &self.node_name);
+        let status = own.as_ref().and_then(|node| node.status.as_ref());
+        let listed = status.into_iter().flat_map(|status| &status.addresses);
+        // Host names among them are no addresses.
+        addresses.extend(listed.filter_map(|address| address.address.parse::<IpAddr>().ok()));
+        addresses.sort_unstable();
+        addresses.dedup();
+        NodeView {
+            topology: Topology::new(&self.node_name, nodes.iter().map(|node| -> &Node { node })),
+            addresses,
+        }
+    }
+
+    /// What the data path should hold, as the cluster is now; for those who compare.
+    pub fn desired_services(&self) -> DesiredServices {
+        let (services, endpoints) = (self.watches.services.snapshot(), self.watches.endpoints.snapshot());
+        let readiness = self.datapath.readiness();
+        desired_services(&services, &endpoints, &self.node_view(), |pod, listed| {
+            readiness.known(pod, listed)
+        })
+    }
+
+    /// The routes there should be, as the cluster is now.
+    pub fn desired_routes(&self) -> Vec<DesiredRoute> {
+        let nodes = self.watches.nodes.snapshot();
+        let nodes = nodes.iter().map(|node| -> &Node { node });
+        desired_routes(nodes, &self.node_name, self.cluster_cidr, self.vni)
+    }
+
+    fn pass_services(&self, view: &NodeView) -> Pass {
         let begun = Instant::now();
         let (services, endpoints) = (self.watches.services.snapshot(), self.watches.endpoints.snapshot());
-        let desired = desired_services(&services, &endpoints, &self.node_name);
+        let readiness = self.datapath.readiness();
+        let desired = desired_services(&services, &endpoints, view, |pod, listed| readiness.known(pod, listed));
         let report = self.datapath.sync_services(&desired);
         let took = begun.elapsed();
         self.metrics
@@ -103,7 +171,11 @@ impl Driver {
                 "services applied"
             );
         }
-        report
+        Pass {
+            report,
+            checks: health_checks(&services, &endpoints, &self.node_name),
+            follow_readiness: depends_on_readiness(&services),
+        }
     }
 
     /// Tells each newly refused service why, once.

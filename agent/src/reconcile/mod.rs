@@ -5,4 +5,7 @@ pub mod events;
 pub mod node;
 pub mod pods;
 pub mod routes;
+mod service_frontends;
+pub mod service_health;
 pub mod services;
+pub mod topology;

@@ -1,7 +1,7 @@
 //! From the cluster's services and endpoints to what the data path should hold. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -9,104 +9,139 @@ use std::{
 use causeway_maps::Protocol;
 use causeway_proto::v1::{EndpointAddress, EndpointSubset, Endpoints, ObjectMeta, Service, ServicePort, ServiceSpec};
 
-use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, VipId};
+use super::{
+    service_frontends::{Class, cluster_ips, frontends, port_number},
+    topology::{Distance, Distribution, Topology, prefer},
+};
+use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Readiness};
 
 /// Session affinity without a time-out of its own lasts three hours, as in Kubernetes.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
-/// Every VIP port of every service, with its backends, ready or not; `node_name` tells which are local.
+/// The node for which the data path is to be made.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeView {
+    /// Its place among the others.
+    pub topology: Topology,
+    /// Addresses at which node ports are served.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Every port of every service in every address family, with its frontends and its backends, ready or not.
 ///
 /// Endpoints belong to the service of their name. A port's backends are those ports of the subsets that have its name and
-/// protocol. Headless services have no VIP, so they are not here; neither are services whose VIP is not allocated yet.
-/// What local probes found out since is not mixed in here: [`crate::bpf::ReadinessHandle`] remembers it.
-pub fn desired_services(services: &[Arc<Service>], endpoints: &[Arc<Endpoints>], node_name: &str) -> DesiredServices {
-    let endpoints: HashMap<_, _> = endpoints
-        .iter()
-        .map(|endpoints| (key(endpoints.metadata.as_ref()), endpoints))
-        .collect();
-    // By VIP, and for each VIP the first service by name: two services with one address are an error elsewhere, and must
-    // not take turns here.
-    let mut desired = BTreeMap::<VipId, DesiredService>::new();
+/// protocol, of the frontends' family. Headless services have no VIP, so they are not here; neither are services whose VIP is not
+/// allocated yet. `known` says what this node itself knows of one of its pods, which is newer than the list.
+pub fn desired_services(
+    services: &[Arc<Service>],
+    endpoints: &[Arc<Endpoints>],
+    node: &NodeView,
+    known: impl Fn(IpAddr, Readiness) -> Readiness,
+) -> DesiredServices {
+    let endpoints = by_service(endpoints);
     let mut services: Vec<_> = services
         .iter()
         .map(|service| (key(service.metadata.as_ref()), service))
         .collect();
     services.sort_by_key(|(key, _)| *key);
+    let mut candidates = Vec::new();
     for (key, service) in services {
         let Some(spec) = &service.spec else { continue };
         let subsets = endpoints
             .get(&key)
             .map_or(&[][..], |endpoints| endpoints.subsets.as_slice());
-        for address in addresses(spec) {
+        for cluster_ip in cluster_ips(spec) {
             for port in &spec.ports {
-                let Some(service) = desired_port(key, address, spec, port, subsets, node_name) else {
+                let (Some(protocol), Some(number)) = (Protocol::from_name(&port.protocol), port_number(port.port))
+                else {
+                    let (namespace, name) = key;
                     tracing::warn!(
-                        namespace = key.0,
-                        service = key.1,
+                        namespace,
+                        service = name,
                         port = port.port,
                         "service port not understood"
                     );
                     continue;
                 };
-                if let Some(other) = desired.get(&service.vip) {
-                    tracing::warn!(
-                        service = service.name,
-                        other = other.name,
-                        "two services have the same address"
-                    );
-                    continue;
-                }
-                desired.insert(service.vip, service);
+                let backends = Backends {
+                    port,
+                    protocol,
+                    ipv4: cluster_ip.is_ipv4(),
+                    ready_always: spec.publish_not_ready_addresses,
+                    topology: &node.topology,
+                    known: &known,
+                };
+                let distribution = Distribution::from_name(&spec.traffic_distribution);
+                let desired = DesiredService {
+                    name: service_name(key, port, number),
+                    affinity_seconds: affinity_seconds(spec),
+                    prefer_local: distribution == Distribution::SameNode,
+                    frontends: Vec::new(),
+                    backends: backends.of(subsets, distribution),
+                };
+                let frontends = frontends(service, spec, port, protocol, cluster_ip, &node.addresses);
+                candidates.push((desired, frontends));
             }
         }
     }
     DesiredServices {
-        services: desired.into_values().collect(),
+        services: without_conflicts(candidates),
     }
 }
 
-fn key(metadata: Option<&ObjectMeta>) -> (&str, &str) {
+/// True when which backends are chosen depends on more than the lists: on what is near and ready.
+pub fn depends_on_readiness(services: &[Arc<Service>]) -> bool {
+    let mut specs = services.iter().filter_map(|service| service.spec.as_ref());
+    specs.any(|spec| Distribution::from_name(&spec.traffic_distribution) != Distribution::Anywhere)
+}
+
+/// Gives each frontend to one service: to what comes first in [`Class::ALL`], then to the first service by name. Two services with
+/// one address are an error elsewhere, and must not take turns here.
+fn without_conflicts(mut candidates: Vec<(DesiredService, Vec<(Class, Frontend)>)>) -> Vec<DesiredService> {
+    let mut taken = HashSet::new();
+    for class in Class::ALL {
+        for (service, frontends) in &mut candidates {
+            for (_, frontend) in frontends.extract_if(.., |(of, _)| *of == class) {
+                if taken.insert((frontend.vip, frontend.scope)) {
+                    service.frontends.push(frontend);
+                } else {
+                    let (service, vip) = (&service.name, frontend.vip);
+                    tracing::warn!(service, ?class, ?vip, "another service has this address and port");
+                }
+            }
+        }
+    }
+    let mut services: Vec<_> = candidates
+        .into_iter()
+        .map(|(service, _)| service)
+        .filter(|service| !service.frontends.is_empty())
+        .collect();
+    services.sort_by_key(|service| service.frontends.first().map(|frontend| (frontend.scope, frontend.vip)));
+    services
+}
+
+/// Namespace and name.
+pub(super) fn key(metadata: Option<&ObjectMeta>) -> (&str, &str) {
     metadata.map_or(("", ""), |metadata| {
         (metadata.namespace.as_str(), metadata.name.as_str())
     })
 }
 
-/// The service's VIPs; "None" and "" are no addresses.
-fn addresses(spec: &ServiceSpec) -> Vec<IpAddr> {
-    let single = std::slice::from_ref(&spec.cluster_ip);
-    let all = if spec.cluster_ips.is_empty() {
-        single
-    } else {
-        spec.cluster_ips.as_slice()
-    };
-    all.iter().filter_map(|address| address.parse().ok()).collect()
+/// Endpoints by the service they belong to.
+pub(super) fn by_service(endpoints: &[Arc<Endpoints>]) -> HashMap<(&str, &str), &Arc<Endpoints>> {
+    endpoints
+        .iter()
+        .map(|endpoints| (key(endpoints.metadata.as_ref()), endpoints))
+        .collect()
 }
 
-fn desired_port(
-    (namespace, name): (&str, &str),
-    address: IpAddr,
-    spec: &ServiceSpec,
-    port: &ServicePort,
-    subsets: &[EndpointSubset],
-    node_name: &str,
-) -> Option<DesiredService> {
-    let protocol = Protocol::from_name(&port.protocol)?;
-    let number = u16::try_from(port.port).ok().filter(|number| *number != 0)?;
-    let label = if port.name.is_empty() {
-        number.to_string()
+/// "namespace/name:port".
+fn service_name((namespace, name): (&str, &str), port: &ServicePort, number: u16) -> String {
+    if port.name.is_empty() {
+        format!("{namespace}/{name}:{number}")
     } else {
-        port.name.clone()
-    };
-    Some(DesiredService {
-        vip: VipId {
-            address,
-            port: number,
-            protocol,
-        },
-        name: format!("{namespace}/{name}:{label}"),
-        affinity_seconds: affinity_seconds(spec),
-        backends: backends(port, protocol, spec.publish_not_ready_addresses, subsets, node_name),
-    })
+        format!("{namespace}/{name}:{}", port.name)
+    }
 }
 
 fn affinity_seconds(spec: &ServiceSpec) -> u32 {
@@ -122,50 +157,86 @@ fn affinity_seconds(spec: &ServiceSpec) -> u32 {
         .unwrap_or(DEFAULT_AFFINITY_SECONDS)
 }
 
-/// Sorted, one for each address and port. Listed as ready anywhere counts as ready.
-fn backends(
-    port: &ServicePort,
+/// What the backends of one port are made with.
+struct Backends<'a, K> {
+    port: &'a ServicePort,
     protocol: Protocol,
+    ipv4: bool,
     ready_always: bool,
-    subsets: &[EndpointSubset],
-    node_name: &str,
-) -> Vec<DesiredBackend> {
-    let mut backends = BTreeMap::<BackendId, DesiredBackend>::new();
-    for subset in subsets {
-        let ports = subset.ports.iter().filter(|candidate| {
-            candidate.name == port.name && Protocol::from_name(&candidate.protocol) == Some(protocol)
-        });
-        for number in ports
-            .filter_map(|port| u16::try_from(port.port).ok())
-            .filter(|number| *number != 0)
-        {
-            let listed = |address: &EndpointAddress, ready: bool| {
-                let id = BackendId {
-                    address: address.ip.parse().ok()?,
-                    port: number,
-                    protocol,
-                    ready_always,
-                };
-                Some(DesiredBackend {
-                    id,
-                    ready,
-                    terminating: false,
-                    local: address.node_name == node_name,
-                })
-            };
-            let ready = subset.addresses.iter().filter_map(|address| listed(address, true));
-            let not_ready = subset
-                .not_ready_addresses
-                .iter()
-                .filter_map(|address| listed(address, false));
-            for backend in ready.chain(not_ready) {
-                let known = backends.entry(backend.id).or_insert(backend);
-                known.ready |= backend.ready;
-                known.local |= backend.local;
+    topology: &'a Topology,
+    known: &'a K,
+}
+
+impl<K: Fn(IpAddr, Readiness) -> Readiness> Backends<'_, K> {
+    /// Sorted, one for each address and port. Listed as ready anywhere counts as ready.
+    fn of(&self, subsets: &[EndpointSubset], distribution: Distribution) -> Vec<DesiredBackend> {
+        let mut backends = BTreeMap::<BackendId, (DesiredBackend, Distance)>::new();
+        for subset in subsets {
+            for number in self.numbers(subset) {
+                for (address, listed) in listed(subset) {
+                    let Some((backend, distance)) = self.backend(address, number, listed) else {
+                        continue;
+                    };
+                    let (known, nearest) = backends.entry(backend.id).or_insert((backend, distance));
+                    known.ready |= backend.ready;
+                    known.terminating |= backend.terminating;
+                    known.local |= backend.local;
+                    *nearest = distance.min(*nearest);
+                }
             }
         }
+        let mut backends: Vec<_> = backends.into_values().collect();
+        for (backend, _) in backends.iter_mut().filter(|(backend, _)| backend.local) {
+            let listed = Readiness {
+                ready: backend.ready,
+                terminating: backend.terminating,
+            };
+            let now = (self.known)(backend.id.address, listed);
+            (backend.ready, backend.terminating) = (now.ready, now.terminating);
+        }
+        prefer(&mut backends, distribution);
+        backends.into_iter().map(|(backend, _)| backend).collect()
     }
-    backends.into_values().collect()
+
+    /// The port's numbers in a subset.
+    fn numbers(&self, subset: &EndpointSubset) -> Vec<u16> {
+        let ports = subset.ports.iter().filter(|candidate| {
+            candidate.name == self.port.name && Protocol::from_name(&candidate.protocol) == Some(self.protocol)
+        });
+        ports.filter_map(|port| port_number(port.port)).collect()
+    }
+
+    fn backend(&self, address: &EndpointAddress, port: u16, listed: Readiness) -> Option<(DesiredBackend, Distance)> {
+        let ip: IpAddr = address.ip.parse().ok()?;
+        let id = BackendId {
+            address: ip,
+            port,
+            protocol: self.protocol,
+            ready_always: self.ready_always,
+        };
+        let distance = self.topology.distance(&address.node_name);
+        let backend = DesiredBackend {
+            id,
+            ready: listed.ready,
+            terminating: listed.terminating,
+            local: distance == Distance::Node,
+            preferred: true,
+        };
+        (ip.is_ipv4() == self.ipv4).then_some((backend, distance))
+    }
+}
+
+/// Addresses of a subset with what the list says of them.
+fn listed(subset: &EndpointSubset) -> impl Iterator<Item = (&EndpointAddress, Readiness)> {
+    let lists = [
+        (&subset.addresses, true, false),
+        (&subset.not_ready_addresses, false, false),
+        (&subset.terminating_addresses, true, true),
+    ];
+    lists.into_iter().flat_map(|(addresses, ready, terminating)| {
+        let state = Readiness { ready, terminating };
+        addresses.iter().map(move |address| (address, state))
+    })
 }
 
 #[cfg(test)]

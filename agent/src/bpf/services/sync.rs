@@ -7,7 +7,7 @@ use std::{
 
 use causeway_abi::{
     backend::{IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING},
-    service::{NO_BACKEND, SCOPE_CLUSTER, Service, ServiceKey, Slot},
+    service::{NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_PREFER_LOCAL, Service, ServiceKey, Slot},
 };
 use causeway_maps::{AddressExt as _, Protocol};
 
@@ -19,7 +19,7 @@ use super::{
     report::{NotApplied, Reason, SyncReport},
     writer::{AdoptedBackend, AdoptedService, MapWriter},
 };
-use crate::bpf::desired::{BackendId, DesiredBackend, DesiredService, DesiredServices, VipId};
+use crate::bpf::desired::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, VipId};
 
 /// How long freed things rest.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub struct ServiceSync {
     ids: ServiceIds,
 }
 
-/// A service in the maps.
+/// A frontend of a service in the maps.
 #[derive(Debug)]
 struct Applied {
     vip: VipId,
@@ -58,8 +58,10 @@ struct Applied {
     range: Option<Range>,
     /// Whether `service.service_id` is this service's alone; not so only after a botched adoption.
     owns_id: bool,
-    /// Sorted.
+    /// Backends that are kept for its flows; sorted.
     members: Vec<BackendId>,
+    /// Those of them that its table points to; sorted.
+    choice: Vec<BackendId>,
     /// Adopted in a state that must be written anew whatever is desired.
     stale: bool,
 }
@@ -127,6 +129,7 @@ impl ServiceSync {
                 service,
                 range,
                 owns_id,
+                choice: members.clone(),
                 members,
                 stale,
             },
@@ -141,11 +144,11 @@ impl ServiceSync {
 
         let flags = backend_flags(desired);
         self.update_flags(&flags, writer, &mut report);
-        for service in &desired.services {
-            if let Err(reason) = self.apply(service, &flags, now, writer, &mut report) {
+        for (service, frontend) in frontends(desired) {
+            if let Err(reason) = self.apply(service, frontend, &flags, now, writer, &mut report) {
                 report.not_applied.push(NotApplied {
                     name: service.name.clone(),
-                    vip: service.vip,
+                    vip: frontend.vip,
                     reason,
                 });
             }
@@ -178,11 +181,7 @@ impl ServiceSync {
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) {
-        let wanted: HashSet<ServiceKey> = desired
-            .services
-            .iter()
-            .map(|service| service_key(&service.vip))
-            .collect();
+        let wanted: HashSet<ServiceKey> = frontends(desired).map(|(_, frontend)| frontend_key(frontend)).collect();
         let unwanted: Vec<ServiceKey> = self
             .applied
             .keys()
@@ -224,82 +223,128 @@ impl ServiceSync {
     fn apply(
         &mut self,
         desired: &DesiredService,
+        frontend: &Frontend,
         flags: &HashMap<BackendId, u32>,
         now: Instant,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<(), Reason> {
-        let key = service_key(&desired.vip);
-        let mut members: Vec<BackendId> = desired.backends.iter().map(|backend| backend.id).collect();
-        members.sort_unstable();
-        members.dedup();
+        let wanted = Wanted::of(desired, frontend);
+        let current = self.applied.get(&wanted.key).filter(|applied| !applied.stale);
+        let same_table = current.filter(|applied| applied.choice == wanted.choice);
+        let Some(applied) = same_table else {
+            return self.replace(&wanted, flags, now, writer, report);
+        };
+        if applied.members != wanted.members {
+            self.hold(&wanted, flags, writer, report)?;
+        }
+        self.adjust(&wanted, writer, report)
+    }
 
-        let current = self.applied.get(&key).filter(|applied| !applied.stale);
-        let same_table = current.filter(|applied| applied.members == members);
-        if let Some(applied) = same_table
-            && applied.name == desired.name
-            && applied.service.affinity_seconds == desired.affinity_seconds
-        {
+    /// Holds other backends than before; the table stays.
+    fn hold(
+        &mut self,
+        wanted: &Wanted<'_>,
+        flags: &HashMap<BackendId, u32>,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<(), Reason> {
+        self.take(&wanted.members, flags, writer, report)?;
+        if let Some(applied) = self.applied.get_mut(&wanted.key) {
+            let before = std::mem::replace(&mut applied.members, wanted.members.clone());
+            for id in &before {
+                self.backends.release(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what a service is beside its table.
+    fn adjust(
+        &mut self,
+        wanted: &Wanted<'_>,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<(), Reason> {
+        let Some(applied) = self.applied.get_mut(&wanted.key) else {
+            return Ok(());
+        };
+        let service = Service {
+            affinity_seconds: wanted.desired.affinity_seconds,
+            flags: wanted.flags(),
+            ..applied.service
+        };
+        let renamed = applied.name != wanted.desired.name;
+        if !renamed && applied.service == service {
             return Ok(());
         }
-        if let Some(applied) = same_table {
-            let (service, name) = (applied.service, applied.name.clone());
-            let service = Service {
-                affinity_seconds: desired.affinity_seconds,
-                ..service
-            };
-            if name != desired.name {
-                writer.put_name(service.service_id, &desired.name)?;
-            }
-            writer.put_service(&key, &service)?;
-            report.services_written += 1;
-            if let Some(applied) = self.applied.get_mut(&key) {
-                applied.service = service;
-                applied.name.clone_from(&desired.name);
-            }
-            return Ok(());
+        if renamed {
+            writer.put_name(service.service_id, &wanted.desired.name)?;
         }
+        writer.put_service(&wanted.key, &service)?;
+        report.services_written += 1;
+        applied.service = service;
+        applied.name.clone_from(&wanted.desired.name);
+        Ok(())
+    }
 
-        let held = self.acquire(&members)?;
-        for (id, held) in members.iter().zip(&held) {
-            let flags = flags.get(id).copied().unwrap_or(IN_USE);
-            report.backends_written += usize::from(writer.set_backend(*held, id, flags));
-        }
-        let range = match self.allocate(members.len()) {
+    /// Writes a service with a new table.
+    fn replace(
+        &mut self,
+        wanted: &Wanted<'_>,
+        flags: &HashMap<BackendId, u32>,
+        now: Instant,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<(), Reason> {
+        let held = self.take(&wanted.members, flags, writer, report)?;
+        let range = match self.allocate(wanted.choice.len()) {
             Ok(range) => range,
             Err(reason) => {
-                self.let_go(None, &members, now);
+                self.let_go(None, &wanted.members, now);
                 return Err(reason);
             }
         };
-        let result = self.publish(key, desired, &members, &held, range, now, writer, report);
+        let result = self.publish(wanted, &held, range, now, writer, report);
         if result.is_err() {
             // Never visible to a program, but resting costs nothing.
-            self.let_go(range, &members, now);
+            self.let_go(range, &wanted.members, now);
         }
         result
     }
 
+    /// References backends and writes their elements.
+    fn take(
+        &mut self,
+        members: &[BackendId],
+        flags: &HashMap<BackendId, u32>,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Result<Vec<Held>, Reason> {
+        let held = self.acquire(members)?;
+        for (id, held) in members.iter().zip(&held) {
+            let flags = flags.get(id).copied().unwrap_or(IN_USE);
+            report.backends_written += usize::from(writer.set_backend(*held, id, flags));
+        }
+        Ok(held)
+    }
+
     /// Writes slots, name and at last the entry of `SERVICES`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of `apply`, split off so that its failure has one place"
-    )]
     fn publish(
         &mut self,
-        key: ServiceKey,
-        desired: &DesiredService,
-        members: &[BackendId],
+        wanted: &Wanted<'_>,
         held: &[Held],
         range: Option<Range>,
         now: Instant,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<(), Reason> {
+        let (key, desired) = (wanted.key, wanted.desired);
         let old = self.applied.get(&key);
         let old_range = old.filter(|old| !old.stale).and_then(|old| old.range);
         if let Some(range) = range {
-            report.slots_written += write_table(range, old_range, members, held, writer);
+            let held = wanted.held_by_choice(held);
+            report.slots_written += write_table(range, old_range, &wanted.choice, &held, writer);
         }
         let kept_id = old.filter(|old| old.owns_id).map(|old| old.service.service_id);
         let service_id = match kept_id {
@@ -310,7 +355,7 @@ impl ServiceSync {
             slot_base: range.map_or(0, |range| range.base),
             slot_count: range.map_or(0, |range| range.len),
             service_id,
-            flags: 0,
+            flags: wanted.flags(),
             affinity_seconds: desired.affinity_seconds,
         };
         let written = (|| {
@@ -331,12 +376,13 @@ impl ServiceSync {
         }
         report.services_written += 1;
         let applied = Applied {
-            vip: desired.vip,
+            vip: wanted.vip,
             name: desired.name.clone(),
             service,
             range,
             owns_id: true,
-            members: members.to_vec(),
+            members: wanted.members.clone(),
+            choice: wanted.choice.clone(),
             stale: false,
         };
         if let Some(old) = self.applied.insert(key, applied) {
@@ -441,13 +487,81 @@ fn previous(position: u32, len: u32, old: Range, backend: u32, writer: &impl Map
     remembered
 }
 
-/// The map's key of a VIP.
-pub(super) fn service_key(vip: &VipId) -> ServiceKey {
+/// What a frontend should be in the maps.
+struct Wanted<'a> {
+    desired: &'a DesiredService,
+    key: ServiceKey,
+    vip: VipId,
+    /// Sorted.
+    members: Vec<BackendId>,
+    /// Sorted.
+    choice: Vec<BackendId>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(desired: &'a DesiredService, frontend: &Frontend) -> Self {
+        let choice = sorted(desired.choice(frontend).map(|backend| backend.id));
+        let members = if frontend.local_only {
+            choice.clone()
+        } else {
+            sorted(desired.backends.iter().map(|backend| backend.id))
+        };
+        Self {
+            desired,
+            key: frontend_key(frontend),
+            vip: frontend.vip,
+            members,
+            choice,
+        }
+    }
+
+    fn flags(&self) -> u32 {
+        if self.desired.prefer_local {
+            SERVICE_PREFER_LOCAL
+        } else {
+            0
+        }
+    }
+
+    /// Where the choice is held, of where the members are.
+    fn held_by_choice(&self, held: &[Held]) -> Vec<Held> {
+        let index = |id| self.members.binary_search(id).ok();
+        self.choice
+            .iter()
+            .filter_map(|id| held.get(index(id)?).copied())
+            .collect()
+    }
+}
+
+fn sorted(ids: impl Iterator<Item = BackendId>) -> Vec<BackendId> {
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn frontends(desired: &DesiredServices) -> impl Iterator<Item = (&DesiredService, &Frontend)> {
+    desired
+        .services
+        .iter()
+        .flat_map(|service| service.frontends.iter().map(move |frontend| (service, frontend)))
+}
+
+/// The map's key of a frontend.
+fn frontend_key(frontend: &Frontend) -> ServiceKey {
+    service_key(&frontend.vip, frontend.scope)
+}
+
+/// The map's key of an address as seen from one side.
+pub(super) fn service_key(vip: &VipId, scope: Scope) -> ServiceKey {
     ServiceKey {
         address: causeway_abi::Address::from_ip(vip.address),
         port_be: vip.port.to_be(),
         protocol: vip.protocol.0,
-        scope: SCOPE_CLUSTER,
+        scope: match scope {
+            Scope::Cluster => SCOPE_CLUSTER,
+            Scope::External => SCOPE_NODE,
+        },
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     sync::service_key,
     writer::{adopted_backends, owner},
 };
-use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, ReadinessHandle, VipId};
+use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, VipId};
 
 const GRACE: Grace = Grace {
     slots: Duration::from_secs(5),
@@ -85,7 +85,11 @@ impl Maps {
 
     /// What a packet to a VIP can reach: backend → number of slots, as a BPF program would look it up.
     fn reachable(&self, vip: u16) -> BTreeMap<u16, usize> {
-        let service = self.services[&service_key(&vip_id(vip))];
+        self.reachable_from(vip, Scope::Cluster)
+    }
+
+    fn reachable_from(&self, vip: u16, scope: Scope) -> BTreeMap<u16, usize> {
+        let service = self.services[&service_key(&vip_id(vip), scope)];
         let mut reachable = BTreeMap::new();
         for index in service.slot_base..service.slot_base + service.slot_count {
             let backend = self.backends.read(self.slots.read(index).unwrap().backend).unwrap();
@@ -194,16 +198,13 @@ fn backend(port: u16, ready: bool) -> DesiredBackend {
         ready,
         terminating: false,
         local: true,
+        preferred: true,
     }
 }
 
 fn service(vip: u16, backends: &[u16]) -> DesiredService {
-    DesiredService {
-        vip: vip_id(vip),
-        name: format!("default/s:{vip}"),
-        affinity_seconds: 0,
-        backends: backends.iter().map(|port| backend(*port, true)).collect(),
-    }
+    let backends = backends.iter().map(|port| backend(*port, true)).collect();
+    DesiredService::cluster_ip(vip_id(vip), format!("default/s:{vip}"), backends)
 }
 
 fn desired(services: impl IntoIterator<Item = DesiredService>) -> DesiredServices {
@@ -329,7 +330,7 @@ fn slots_remember_whose_they_were_until_that_backend_is_gone() {
     let three = index(&maps, 3);
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
     let table = |maps: &Maps| -> Vec<Slot> {
-        let service = maps.services[&service_key(&vip_id(80))];
+        let service = maps.services[&service_key(&vip_id(80), Scope::Cluster)];
         (service.slot_base..service.slot_base + service.slot_count)
             .map(|slot| maps.read_slot(slot))
             .collect()
@@ -363,7 +364,7 @@ fn a_service_that_does_not_fit_is_named_and_the_others_stay_whole() {
     assert!(missed.to_string().contains("default/s:81"), "{missed}");
     assert!(matches!(missed.reason, Reason::SlotsFull { backends: 400, .. }));
     assert_eq!(maps.reachable(80).len(), 2);
-    assert!(!maps.services.contains_key(&service_key(&vip_id(81))));
+    assert!(!maps.services.contains_key(&service_key(&vip_id(81), Scope::Cluster)));
 
     // What it took on the way is given back: after the grace period those backends are free.
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
@@ -446,7 +447,7 @@ fn a_table_that_cannot_be_trusted_is_written_anew() {
     let want = desired([service(80, &[1, 2, 3]), service(81, &[4, 5])]);
     maps.planner().sync(&want, now, &mut maps);
     // As after a crash: a slot of a backend that nobody has, and a second service over the range and id of the first.
-    let first = maps.services[&service_key(&vip_id(80))];
+    let first = maps.services[&service_key(&vip_id(80), Scope::Cluster)];
     maps.slots.write(
         first.slot_base,
         &Slot {
@@ -454,7 +455,7 @@ fn a_table_that_cannot_be_trusted_is_written_anew() {
             previous: NO_BACKEND,
         },
     );
-    maps.services.insert(service_key(&vip_id(81)), first);
+    maps.services.insert(service_key(&vip_id(81), Scope::Cluster), first);
 
     let mut planner = maps.adopt();
     maps.live.clear(); // Only so that the fake does not take the doubtful ranges for live ones.
@@ -478,7 +479,7 @@ fn a_changed_name_or_affinity_keeps_the_table() {
     };
     let report = planner.sync(&desired([renamed]), now, &mut maps);
     assert_eq!((report.services_written, report.slots_written), (1, 0));
-    let service = maps.services[&service_key(&vip_id(80))];
+    let service = maps.services[&service_key(&vip_id(80), Scope::Cluster)];
     assert_eq!(
         (service.affinity_seconds, maps.names[&service.service_id].as_str()),
         (60, "default/t:80")
@@ -499,19 +500,62 @@ fn many_services_all_find_room_in_maps_of_the_ordinary_size() {
             },
             ..backend(1, true)
         };
-        DesiredService {
-            vip: VipId {
-                address: address(10, n),
-                port: 80,
-                protocol: Protocol::TCP,
-            },
-            name: format!("default/s{n}:80"),
-            affinity_seconds: 0,
-            backends: (0..3).map(one).collect(),
-        }
+        let vip = VipId {
+            address: address(10, n),
+            port: 80,
+            protocol: Protocol::TCP,
+        };
+        DesiredService::cluster_ip(vip, format!("default/s{n}:80"), (0..3).map(one).collect())
     };
     let want = desired((0..40_000).map(service));
     let now = Instant::now();
     assert_eq!(applied(&planner.sync(&want, now, &mut maps)), (40_000, 0));
     assert!(planner.sync(&want, now, &mut maps).is_unchanged());
+}
+
+#[test]
+fn each_frontend_has_a_table_of_the_backends_that_it_may_choose() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let mut one = service(80, &[1, 2, 3]);
+    one.backends[1].local = false;
+    one.backends[2].preferred = false;
+    one.frontends.push(Frontend {
+        scope: Scope::External,
+        local_only: true,
+        ..one.frontends[0].clone()
+    });
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    let reached = |maps: &Maps, scope| maps.reachable_from(80, scope).keys().copied().collect::<Vec<_>>();
+    assert_eq!(reached(&maps, Scope::Cluster), [1, 2]);
+    assert_eq!(reached(&maps, Scope::External), [1, 3]);
+    assert!(planner.sync(&desired([one.clone()]), now, &mut maps).is_unchanged());
+    assert!(maps.adopt().sync(&desired([one.clone()]), now, &mut maps).slots_written == 0);
+
+    one.frontends.pop();
+    assert_eq!(applied(&planner.sync(&desired([one]), now, &mut maps)), (0, 1));
+    assert!(!maps.services.contains_key(&service_key(&vip_id(80), Scope::External)));
+}
+
+#[test]
+fn who_is_not_preferred_any_more_keeps_its_flows() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let mut now = Instant::now();
+    let mut one = service(80, &[1, 2]);
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    one.backends[1].preferred = false;
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [1]);
+    now += GRACE.backends * 2;
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    assert_eq!(maps.flags(2), IN_USE | LOCAL | READY, "it is not on its way out");
+
+    // Not in a table, and yet not forgotten by an agent that starts again.
+    let mut planner = maps.adopt();
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    now += GRACE.backends * 2;
+    planner.sync(&desired([one]), now, &mut maps);
+    assert_eq!(maps.flags(2), IN_USE | LOCAL | READY);
 }
