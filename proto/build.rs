@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "causeway/v1/meta.proto",
         "causeway/v1/core.proto",
         "causeway/v1/api.proto",
+        "causeway/v1/node.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
@@ -31,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
     for file in descriptors.file.iter().filter(|file| file.package() == "causeway.v1") {
-        let is_api = file.name().ends_with("api.proto");
+        let is_api = ["api.proto", "node.proto"].iter().any(|name| file.name().ends_with(name));
         for message in file
             .message_type
             .iter()

@@ -22,7 +22,11 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, http::Served},
+    api::{
+        self,
+        http::Served,
+        inspect::{Inspection, Inspector},
+    },
     bpf::{Datapath, DatapathConfig, TcAttachment},
     caps,
     config::{Config, Run},
@@ -36,6 +40,7 @@ use crate::{
         pods::{
             address::Prefix,
             adopt::address_of,
+            chain,
             context::{Addresses, Context},
             manager::Manager,
             node_machine::NodeMachine,
@@ -83,6 +88,7 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         runtime,
         network,
         tasks: JoinSet::new(),
+        inspection: Inspection::default(),
         stop,
     };
 
@@ -110,7 +116,15 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
     let port = options.listen.port();
     let own_range = Arc::new(remembered.map_or_else(OnceLock::new, OnceLock::from));
     agent.spawn_node(&client, &watches, Arc::clone(&own_range), watch_health.clone(), port);
-    agent.tasks.spawn(api::grpc::serve(grpc, watch_health.clone()));
+    let socket = api::grpc::listen(&config.state_dir)
+        .inspect_err(|error| tracing::warn!(error = chain(error), "served over TCP only"))
+        .ok();
+    agent.tasks.spawn(api::grpc::serve(
+        grpc,
+        socket,
+        watch_health.clone(),
+        agent.inspection.clone(),
+    ));
 
     let range = match remembered {
         Some(range) => range,
@@ -167,6 +181,7 @@ struct Agent<'a> {
     runtime: Runtime,
     network: Network,
     tasks: JoinSet<()>,
+    inspection: Inspection,
     stop: CancellationToken,
 }
 
@@ -317,6 +332,10 @@ impl Agent<'_> {
             cluster_cidr: options.cluster_cidr,
             vni: options.vni,
         };
+        self.inspection.open(Inspector {
+            pin_dir: config.pin_dir.clone(),
+            driver: driver.clone(),
+        });
         self.tasks.spawn(driver.clone().run_services(self.stop.clone()));
         self.tasks.spawn(driver.clone().run_collection(self.stop.clone()));
         self.tasks.spawn(driver.run_routes(self.stop.clone()));

@@ -56,7 +56,7 @@ enum Command {
     Uncordon(cordon::CordonArgs),
     /// Wait for a condition, or for the end of objects
     Wait(wait::WaitArgs),
-    /// Read the pinned BPF maps of this machine's nodes, in words
+    /// Read the BPF maps and programs of nodes, in words
     Bpf(bpf::BpfArgs),
     /// List the kinds of objects
     ApiResources(api_resources::ApiResourcesArgs),
@@ -82,7 +82,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Cordon(args) => cordon::run(&context()?, &args, true, out).await,
         Command::Uncordon(args) => cordon::run(&context()?, &args, false, out).await,
         Command::Wait(args) => wait::run(&context()?, &args, out).await,
-        Command::Bpf(args) => bpf::run(&args, out),
+        Command::Bpf(args) => bpf::run(&cli.global, &args, out).await,
         Command::ApiResources(args) => api_resources::run(&args, out),
         Command::Completion(args) => completion::run(&args, out),
         Command::Version(args) => version::run(&args, out),

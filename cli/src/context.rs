@@ -9,6 +9,8 @@ use crate::error::CliError;
 
 /// Where the development cluster's control plane listens.
 const DEVELOPMENT_SOCKET: &str = "/run/causeway/dev/control.sock";
+/// Where the control planes of this machine's clusters have their sockets.
+const RUN_DIR: &str = "/run/causeway";
 /// Where a control plane listens by default.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:6550";
 /// Where objects live unless something else is said.
@@ -38,8 +40,17 @@ pub struct GlobalArgs {
 impl GlobalArgs {
     /// A client and a namespace. Connects when it is first used.
     pub fn context(&self) -> Result<Context, CliError> {
+        self.context_of(None)
+    }
+
+    /// The same for a cluster of this machine, whose control plane may have a socket here.
+    pub fn context_of(&self, cluster: Option<&str>) -> Result<Context, CliError> {
+        let socket = cluster.map(|cluster| Path::new(RUN_DIR).join(cluster).join("control.sock"));
         let server = match &self.server {
             Some(server) => server.clone(),
+            None if socket.as_ref().is_some_and(|socket| socket.exists()) => {
+                format!("unix://{}", socket.unwrap_or_default().display())
+            }
             None if Path::new(DEVELOPMENT_SOCKET).exists() => format!("unix://{DEVELOPMENT_SOCKET}"),
             None => DEFAULT_SERVER.to_owned(),
         };
@@ -47,6 +58,13 @@ impl GlobalArgs {
             client: Client::connect(&server)?,
             given_namespace: self.namespace.clone(),
         })
+    }
+}
+
+impl GlobalArgs {
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
     }
 }
 

@@ -76,6 +76,24 @@ pub enum CliError {
         /// Why.
         source: Box<MapsError>,
     },
+    /// An agent refused, or could not be reached.
+    #[error("the agent of node {node} at {target}: {problem}")]
+    Agent {
+        /// The node.
+        node: String,
+        /// Where its agent should be.
+        target: String,
+        /// What it said, or the innermost cause.
+        problem: String,
+    },
+    /// An agent or program answered with something that this program does not understand.
+    #[error("the answer of node {node} is not understood; is its agent of another version?")]
+    Answer {
+        /// The node.
+        node: String,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// bpffs could not be listed.
     #[error("cannot look for pinned maps in {path}")]
     Pins {

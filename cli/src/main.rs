@@ -4,6 +4,7 @@
 //! rows): objects in, text out. Objects come from the control plane over gRPC alone; `causeway bpf` reads this machine's
 //! pinned maps. Results go to standard output, everything else to standard error; the exit code is 0 or 1.
 
+mod agent;
 mod api_resources;
 mod apply;
 mod args;
@@ -19,6 +20,8 @@ mod error;
 mod files;
 mod get;
 mod label;
+mod names;
+mod nodes;
 mod objects;
 mod scale;
 mod table;

@@ -1,14 +1,18 @@
-//! What the maps hold, as table cells and JSON. Reading apart, pure.
+//! What was read, as table cells and JSON. Pure.
+
+use std::time::Duration;
 
 use causeway_maps::{
-    MapsError, PinnedMaps,
-    view::{self, BackendView, DropView, FlowView, PodView, RouteView, ServiceBackendView, ServiceView},
+    advice_by_name,
+    view::{
+        AffinityView, BackendEntry, DropView, FlowView, MapView, NodeView, PodView, ProgramView, Reading, RouteView,
+        ServiceBackendView, ServiceView, TableView,
+    },
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::What;
-use crate::table::or_none;
+use crate::{names::Names, table::or_none};
 
 /// As many backends are shown beside a service, the rest is counted.
 const SHOWN_BACKENDS: usize = 3;
@@ -17,9 +21,12 @@ const SHOWN_BACKENDS: usize = 3;
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rows {
     /// Names of the columns.
-    pub narrow: &'static [&'static str],
+    narrow: &'static [&'static str],
     /// Names of the further columns of `-o wide`.
-    pub wide: &'static [&'static str],
+    wide: &'static [&'static str],
+    /// Columns and JSON fields of rates, one for each of an entry's counts; those without a column are in JSON alone.
+    rates: &'static [(&'static str, &'static str)],
+    rated: bool,
     /// The entries.
     pub items: Vec<Item>,
 }
@@ -27,32 +34,130 @@ pub struct Rows {
 /// One entry.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Item {
-    /// Cells below the columns.
-    pub narrow: Vec<String>,
-    /// Cells below the further columns.
-    pub wide: Vec<String>,
+    narrow: Vec<String>,
+    wide: Vec<String>,
+    key: String,
+    counts: Vec<u64>,
+    rates: Vec<String>,
     /// All that is known.
     pub json: Value,
 }
 
-/// Reads what was asked for.
-pub fn read(what: What, maps: &PinnedMaps) -> Result<Rows, MapsError> {
-    Ok(match what {
-        What::Services => services(&view::services(maps)?),
-        What::Counters => counters(&view::services(maps)?),
-        What::Backends => backends(&view::backends(maps), &view::services(maps)?),
-        What::Routes => routes(&view::routes(maps)?),
-        What::Pods => pods(&view::pods(maps)?),
-        What::Conntrack => flows(&view::flows(maps)?),
-        What::Drops => drops(&view::drops(maps)?),
-    })
+impl Rows {
+    /// The columns.
+    pub fn headers(&self, wide: bool) -> impl Iterator<Item = &'static str> {
+        let rates = if self.rated { self.rates } else { &[] };
+        let wide = if wide { self.wide } else { &[] };
+        let named = rates
+            .iter()
+            .map(|(header, _)| *header)
+            .filter(|header| !header.is_empty());
+        self.narrow.iter().copied().chain(named).chain(wide.iter().copied())
+    }
+
+    /// The same with what was counted since `before`, per second.
+    pub fn with_rates(mut self, before: &Self, time: Duration) -> Self {
+        self.rated = true;
+        for item in &mut self.items {
+            let earlier = before.items.iter().find(|other| other.key == item.key);
+            for (at, (header, field)) in self.rates.iter().enumerate() {
+                let now = item.counts[at];
+                let then = earlier.map_or(now, |earlier| earlier.counts[at]);
+                let rate = per_second(now.saturating_sub(then), time);
+                if !header.is_empty() {
+                    item.rates.push(rate_text(rate));
+                }
+                if let Value::Object(fields) = &mut item.json {
+                    fields.insert((*field).to_owned(), json!(rate));
+                }
+            }
+        }
+        self
+    }
 }
 
-fn item(view: &impl Serialize, narrow: Vec<String>, wide: Vec<String>) -> Item {
-    Item {
-        narrow,
-        wide,
-        json: serde_json::to_value(view).expect("views are plain data"),
+impl Item {
+    /// Its cells below the columns.
+    pub fn cells(&self, wide: bool) -> impl Iterator<Item = String> {
+        let wide = if wide { self.wide.clone() } else { Vec::new() };
+        self.narrow.clone().into_iter().chain(self.rates.clone()).chain(wide)
+    }
+
+    fn new(view: &impl Serialize, narrow: Vec<String>, wide: Vec<String>) -> Self {
+        Self {
+            narrow,
+            wide,
+            key: String::new(),
+            counts: Vec::new(),
+            rates: Vec::new(),
+            json: serde_json::to_value(view).expect("views are plain data"),
+        }
+    }
+
+    fn counting(self, key: String, counts: Vec<u64>) -> Self {
+        Self { key, counts, ..self }
+    }
+
+    fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        if let Value::Object(fields) = &mut self.json {
+            fields.insert(field.to_owned(), value.into());
+        }
+        self
+    }
+}
+
+/// Counted in so much time, per second, to one decimal.
+pub fn per_second(count: u64, time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a rate is shown to three digits")]
+    let rate = count as f64 / time.as_secs_f64().max(0.001);
+    (rate * 10.0).round() / 10.0
+}
+
+/// "0", "2.5", "1234", "1.2M".
+pub fn rate_text(rate: f64) -> String {
+    if rate >= 1_000_000.0 {
+        format!("{:.1}M", rate / 1_000_000.0)
+    } else if rate >= 100.0 || rate.fract() == 0.0 {
+        format!("{rate:.0}")
+    } else {
+        format!("{rate:.1}")
+    }
+}
+
+/// "512 B", "5.0 MiB".
+pub fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "sizes are shown to one decimal")]
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// Rows of what was read; services as their counters alone where these are wanted.
+pub fn rows(counters_only: bool, reading: &Reading, names: &Names) -> Rows {
+    match reading {
+        Reading::Services(all) if counters_only => counters(all),
+        Reading::Services(all) => services(all, names),
+        Reading::Backends(all) => backends(all, names),
+        Reading::Slots(all) => slots(all, names),
+        Reading::Conntrack(all) => flows(all, names),
+        Reading::Affinity(all) => affinity(all, names),
+        Reading::Pods(all) => pods(all, names),
+        Reading::Routes(all) => routes(all, names),
+        Reading::Drops(all) => drops(all),
+        Reading::Node(node) => the_node(node),
+        Reading::Programs(all) => programs(all),
+        Reading::Maps(all) => maps(all),
     }
 }
 
@@ -64,10 +169,23 @@ fn service_name(service: &ServiceView) -> String {
     }
 }
 
-/// `SERVICES`.
-pub fn services(services: &[ServiceView]) -> Rows {
+const SERVICE_RATES: &[(&str, &str)] = &[
+    ("CONN/S", "connectionsPerSecond"),
+    ("PACKETS/S", "packetsPerSecond"),
+    ("BYTES/S", "bytesPerSecond"),
+    ("DROPS/S", "dropsPerSecond"),
+];
+
+fn counts(service: &ServiceView) -> Vec<u64> {
+    vec![service.connections, service.packets, service.bytes, service.drops]
+}
+
+fn services(services: &[ServiceView], names: &Names) -> Rows {
     let row = |service: &ServiceView| {
-        let backend = |one: &ServiceBackendView| format!("{} {}", one.backend.address, one.backend.state_text());
+        let backend = |one: &ServiceBackendView| {
+            let address = names.beside(&one.backend.address);
+            format!("{address} {}", one.backend.state_text())
+        };
         let all: Vec<String> = service.backends.iter().map(backend).collect();
         let mut addresses: Vec<String> = service.backends.iter().map(|one| one.backend.address.clone()).collect();
         let more = addresses.len().saturating_sub(SHOWN_BACKENDS);
@@ -81,277 +199,332 @@ pub fn services(services: &[ServiceView]) -> Rows {
             0 => String::new(),
             seconds => format!("{seconds}s"),
         };
-        item(
-            service,
-            vec![
-                service_name(service),
-                service.vip.clone(),
-                format!("{}/{}", service.ready(), service.backends.len()),
-                format!("{}{more}", or_none(&addresses.join(","))),
-            ],
-            vec![
-                service.id.to_string(),
-                service.scope.to_owned(),
-                or_none(&affinity),
-                service.slots.to_string(),
-                or_none(&all.join(", ")),
-            ],
-        )
+        let narrow = vec![
+            service_name(service),
+            service.vip.clone(),
+            format!("{}/{}", service.ready(), service.backends.len()),
+            format!("{}{more}", or_none(&addresses.join(","))),
+        ];
+        let wide = vec![
+            service.id.to_string(),
+            service.scope.clone(),
+            or_none(&affinity),
+            service.slots.to_string(),
+            or_none(&all.join(", ")),
+        ];
+        Item::new(service, narrow, wide).counting(format!("{} {}", service.vip, service.scope), counts(service))
     };
     Rows {
         narrow: &["SERVICE", "VIP", "READY", "BACKENDS"],
         wide: &["ID", "SCOPE", "AFFINITY", "SLOTS", "STATES"],
+        rates: SERVICE_RATES,
         items: services.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `SERVICE_COUNTERS`.
-pub fn counters(services: &[ServiceView]) -> Rows {
+fn counters(services: &[ServiceView]) -> Rows {
     let row = |service: &ServiceView| {
-        let counts = [service.connections, service.packets, service.bytes, service.drops];
         let mut cells = vec![service_name(service), service.vip.clone()];
-        cells.extend(counts.iter().map(ToString::to_string));
-        let [connections, packets, bytes, drops] = counts;
+        cells.extend(counts(service).iter().map(ToString::to_string));
         let json = json!({
             "name": service.name, "vip": service.vip, "id": service.id,
-            "connections": connections, "packets": packets, "bytes": bytes, "drops": drops,
+            "connections": service.connections, "packets": service.packets,
+            "bytes": service.bytes, "drops": service.drops,
         });
-        Item {
-            narrow: cells,
-            wide: vec![service.id.to_string()],
-            json,
-        }
+        Item::new(&json, cells, vec![service.id.to_string(), service.scope.clone()])
+            .counting(format!("{} {}", service.vip, service.scope), counts(service))
     };
     Rows {
         narrow: &["SERVICE", "VIP", "CONNECTIONS", "PACKETS", "BYTES", "DROPS"],
-        wide: &["ID"],
+        wide: &["ID", "SCOPE"],
+        rates: SERVICE_RATES,
         items: services.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `BACKENDS`, with the services that point to each.
-pub fn backends(backends: &[BackendView], services: &[ServiceView]) -> Rows {
-    let row = |backend: &BackendView| {
-        let serves = |service: &&ServiceView| service.backends.iter().any(|one| one.backend.index == backend.index);
-        let names: Vec<String> = services.iter().filter(serves).map(service_name).collect();
-        let mut item = item(
-            backend,
-            vec![
-                backend.index.to_string(),
-                backend.address.clone(),
-                backend.state_text(),
-                or_none(&names.join(",")),
-            ],
-            vec![backend.generation.to_string()],
-        );
-        if let Value::Object(fields) = &mut item.json {
-            fields.insert("services".to_owned(), names.into());
-        }
-        item
+fn backends(backends: &[BackendEntry], names: &Names) -> Rows {
+    let row = |entry: &BackendEntry| {
+        let backend = &entry.backend;
+        let pod = names.pod(&backend.address);
+        let narrow = vec![
+            backend.index.to_string(),
+            backend.address.clone(),
+            or_none(pod),
+            backend.state_text(),
+            or_none(&entry.services.join(",")),
+        ];
+        Item::new(entry, narrow, vec![backend.generation.to_string()]).with("pod", pod)
     };
     Rows {
-        narrow: &["INDEX", "ADDRESS", "STATE", "SERVICES"],
+        narrow: &["INDEX", "ADDRESS", "POD", "STATE", "SERVICES"],
         wide: &["GENERATION"],
         items: backends.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `ROUTES`.
-pub fn routes(routes: &[RouteView]) -> Rows {
-    let row = |route: &RouteView| {
-        let cells = vec![route.prefix.clone(), route.node.clone(), route.mode.to_owned()];
-        item(route, cells, vec![route.tunnel_id.to_string()])
+/// Shares; or every slot, where the slots were read.
+fn slots(tables: &[TableView], names: &Names) -> Rows {
+    let shares = |table: &TableView| -> Vec<Item> {
+        let one = |share: &causeway_maps::view::ShareView| {
+            let narrow = vec![
+                table.service.clone(),
+                table.vip.clone(),
+                share.backend.address.clone(),
+                or_none(names.pod(&share.backend.address)),
+                share.backend.state_text(),
+                format!("{}/{}", share.slots, table.count),
+                format!("{:.1}%", share.percent),
+            ];
+            let wide = vec![slot_list(table, share.backend.index)];
+            let json = json!({
+                "service": table.service, "vip": table.vip, "base": table.base, "count": table.count,
+                "backend": share.backend, "pod": names.pod(&share.backend.address),
+                "slots": share.slots, "percent": share.percent,
+                "numbers": numbers(table, share.backend.index),
+            });
+            Item::new(&json, narrow, wide)
+        };
+        if table.shares.is_empty() {
+            let none = || or_none("");
+            let narrow = vec![
+                table.service.clone(),
+                table.vip.clone(),
+                none(),
+                none(),
+                none(),
+                "0/0".to_owned(),
+                none(),
+            ];
+            return vec![Item::new(table, narrow, vec![none()])];
+        }
+        table.shares.iter().map(one).collect()
     };
     Rows {
-        narrow: &["PREFIX", "VIA", "MODE"],
+        narrow: &["SERVICE", "VIP", "BACKEND", "POD", "STATE", "SLOTS", "SHARE"],
+        wide: &["NUMBERS"],
+        items: tables.iter().flat_map(shares).collect(),
+        ..Rows::default()
+    }
+}
+
+fn numbers(table: &TableView, backend: u32) -> Vec<u32> {
+    let of_backend = table.slots.iter().filter(|slot| slot.backend == backend);
+    of_backend.map(|slot| slot.slot).collect()
+}
+
+/// The numbers of a backend's slots, neighbours joined: "0,3-5".
+fn slot_list(table: &TableView, backend: u32) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for slot in numbers(table, backend) {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == slot => *last = slot,
+            _ => ranges.push((slot, slot)),
+        }
+    }
+    let text = |(first, last): &(u32, u32)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    or_none(&ranges.iter().map(text).collect::<Vec<_>>().join(","))
+}
+
+fn routes(routes: &[RouteView], names: &Names) -> Rows {
+    let row = |route: &RouteView| {
+        let peer = names.node(&route.node);
+        let narrow = vec![
+            route.prefix.clone(),
+            route.node.clone(),
+            or_none(peer),
+            route.mode.clone(),
+        ];
+        Item::new(route, narrow, vec![route.tunnel_id.to_string()]).with("peer", peer)
+    };
+    Rows {
+        narrow: &["PREFIX", "VIA", "PEER", "MODE"],
         wide: &["TUNNEL-ID"],
         items: routes.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `PODS`.
-pub fn pods(pods: &[PodView]) -> Rows {
+fn pods(pods: &[PodView], names: &Names) -> Rows {
     let row = |pod: &PodView| {
-        let cells = vec![pod.address.clone(), pod.ifindex.to_string(), pod.pod_mac.clone()];
-        item(pod, cells, vec![pod.host_mac.clone()])
+        let name = names.pod(&pod.address);
+        let narrow = vec![
+            pod.address.clone(),
+            or_none(name),
+            pod.ifindex.to_string(),
+            pod.pod_mac.clone(),
+        ];
+        Item::new(pod, narrow, vec![pod.host_mac.clone()]).with("pod", name)
     };
     Rows {
-        narrow: &["ADDRESS", "IFINDEX", "MAC"],
+        narrow: &["ADDRESS", "POD", "IFINDEX", "MAC"],
         wide: &["HOST-MAC"],
         items: pods.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `CONNTRACK` and `CONNTRACK_NEW`.
-pub fn flows(flows: &[FlowView]) -> Rows {
+fn flows(flows: &[FlowView], names: &Names) -> Rows {
     let row = |flow: &FlowView| {
         let gone = if flow.backend_current { "" } else { " (gone)" };
-        item(
-            flow,
-            vec![
-                flow.protocol.clone(),
-                flow.source.clone(),
-                flow.destination.clone(),
-                flow.vip.clone(),
-                format!("{}{gone}", flow.backend),
-                flow.state.to_owned(),
-                format!("{}s", flow.idle_seconds),
-            ],
-            vec![flow.direction.to_owned()],
-        )
+        let client = if flow.direction == "Reply" {
+            &flow.destination
+        } else {
+            &flow.source
+        };
+        let narrow = vec![
+            flow.protocol.clone(),
+            flow.source.clone(),
+            flow.destination.clone(),
+            flow.vip.clone(),
+            format!("{}{gone}", flow.backend),
+            flow.state.clone(),
+            format!("{}s", flow.idle_seconds),
+        ];
+        let wide = vec![
+            flow.direction.clone(),
+            or_none(&flow.service),
+            or_none(names.pod(client)),
+            or_none(names.pod(&flow.backend)),
+        ];
+        Item::new(flow, narrow, wide)
+            .with("clientPod", names.pod(client))
+            .with("backendPod", names.pod(&flow.backend))
     };
     Rows {
         narrow: &["PROTOCOL", "SOURCE", "DESTINATION", "VIP", "BACKEND", "STATE", "IDLE"],
-        wide: &["DIRECTION"],
+        wide: &["DIRECTION", "SERVICE", "CLIENT-POD", "BACKEND-POD"],
         items: flows.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
-/// `DROPS`.
-pub fn drops(drops: &[DropView]) -> Rows {
+fn affinity(clients: &[AffinityView], names: &Names) -> Rows {
+    let row = |client: &AffinityView| {
+        let gone = if client.backend_current { "" } else { " (gone)" };
+        let narrow = vec![
+            client.client.clone(),
+            or_none(names.pod(&client.client)),
+            or_none(&client.service),
+            format!("{}{gone}", client.backend),
+            or_none(names.pod(&client.backend)),
+            format!("{}s", client.idle_seconds),
+        ];
+        Item::new(client, narrow, Vec::new())
+            .with("clientPod", names.pod(&client.client))
+            .with("backendPod", names.pod(&client.backend))
+    };
+    Rows {
+        narrow: &["CLIENT", "CLIENT-POD", "SERVICE", "BACKEND", "BACKEND-POD", "IDLE"],
+        items: clients.iter().map(row).collect(),
+        ..Rows::default()
+    }
+}
+
+fn drops(drops: &[DropView]) -> Rows {
     let row = |drop: &DropView| {
-        item(
-            drop,
-            vec![drop.reason.to_owned(), drop.packets.to_string(), drop.bytes.to_string()],
-            Vec::new(),
-        )
+        let advice = advice_by_name(&drop.reason);
+        let (meaning, remedy) = advice.map_or(("", ""), |advice| (advice.meaning, advice.remedy));
+        let narrow = vec![drop.reason.clone(), drop.packets.to_string(), drop.bytes.to_string()];
+        Item::new(drop, narrow, vec![or_none(meaning), or_none(remedy)])
+            .counting(drop.reason.clone(), vec![drop.packets, drop.bytes])
+            .with("meaning", meaning)
+            .with("remedy", remedy)
     };
     Rows {
         narrow: &["REASON", "PACKETS", "BYTES"],
-        wide: &[],
+        wide: &["MEANING", "REMEDY"],
+        rates: &[("PACKETS/S", "packetsPerSecond"), ("", "bytesPerSecond")],
         items: drops.iter().map(row).collect(),
+        ..Rows::default()
+    }
+}
+
+fn the_node(node: &NodeView) -> Rows {
+    let narrow = vec![
+        node.address.clone(),
+        node.router_address.clone(),
+        node.uplink_ifindex.to_string(),
+        node.tunnel_ifindex.to_string(),
+        node.abi_version.to_string(),
+    ];
+    Rows {
+        narrow: &["ADDRESS", "ROUTER-ADDRESS", "UPLINK-IFINDEX", "TUNNEL-IFINDEX", "ABI"],
+        items: vec![Item::new(node, narrow, Vec::new())],
+        ..Rows::default()
+    }
+}
+
+fn programs(programs: &[ProgramView]) -> Rows {
+    let row = |program: &ProgramView| {
+        let all: Vec<String> = program.attached.iter().map(|place| place.text()).collect();
+        let number = |value: Option<u64>| value.map_or_else(|| or_none(""), |value| value.to_string());
+        let narrow = vec![
+            program.name.clone(),
+            program.id.to_string(),
+            attachments(program),
+            number(program.runs),
+            program.average_ns.map_or_else(|| or_none(""), |ns| format!("{ns} ns")),
+            number(program.verified_instructions.map(u64::from)),
+            bytes_text(program.jitted_bytes.into()),
+        ];
+        let wide = vec![bytes_text(program.memory_bytes.into()), or_none(&all.join(", "))];
+        Item::new(program, narrow, wide)
+    };
+    Rows {
+        narrow: &["PROGRAM", "ID", "ATTACHED", "RUNS", "AVERAGE", "VERIFIED", "JITTED"],
+        wide: &["MEMORY", "PLACES"],
+        items: programs.iter().map(row).collect(),
+        ..Rows::default()
+    }
+}
+
+/// "connect4 of causeway/dev/node-1", "tcx-ingress of 3 interfaces".
+fn attachments(program: &ProgramView) -> String {
+    match &program.attached[..] {
+        [] => or_none(""),
+        [one] => one.text(),
+        [first, ..] => format!("{} of {} interfaces", first.hook, program.attached.len()),
+    }
+}
+
+fn maps(maps: &[MapView]) -> Rows {
+    let row = |map: &MapView| {
+        let percent = map
+            .percent()
+            .map_or_else(|| or_none(""), |percent| format!("{percent:.1}%"));
+        let narrow = vec![
+            map.name.clone(),
+            map.map_type.clone(),
+            map.entries.map_or_else(|| or_none(""), |entries| entries.to_string()),
+            map.max_entries.to_string(),
+            percent,
+            bytes_text(map.memory_bytes),
+            or_none(&map.flags.join("|")),
+        ];
+        let wide = vec![
+            map.id.to_string(),
+            map.key_bytes.to_string(),
+            map.value_bytes.to_string(),
+        ];
+        Item::new(map, narrow, wide)
+    };
+    Rows {
+        narrow: &["MAP", "TYPE", "ENTRIES", "MAX", "USE", "MEMORY", "FLAGS"],
+        wide: &["ID", "KEY-BYTES", "VALUE-BYTES"],
+        items: maps.iter().map(row).collect(),
+        ..Rows::default()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use causeway_maps::view::BackendState::{Local, Ready, Terminating};
-
-    use super::*;
-
-    fn backend(index: u32, state: &[view::BackendState]) -> BackendView {
-        BackendView {
-            index,
-            address: format!("10.244.1.{index}:8080/TCP"),
-            state: state.to_vec(),
-            generation: 1,
-        }
-    }
-
-    fn service() -> ServiceView {
-        let backends = vec![
-            backend(1, &[Ready, Local]),
-            backend(2, &[Ready, Terminating]),
-            backend(3, &[]),
-            backend(4, &[]),
-        ];
-        ServiceView {
-            name: "default/web:http".into(),
-            vip: "10.96.0.10:80/TCP".into(),
-            scope: "Cluster",
-            id: 3,
-            affinity_seconds: 0,
-            prefer_local: false,
-            slots: 251,
-            backends: backends
-                .into_iter()
-                .map(|backend| ServiceBackendView { backend, slots: 60 })
-                .collect(),
-            connections: 7,
-            packets: 20,
-            bytes: 4_000,
-            drops: 1,
-        }
-    }
-
-    fn text(rows: &Rows, wide: bool) -> String {
-        let mut columns = rows.narrow.to_vec();
-        columns.extend(if wide { rows.wide } else { &[] });
-        let mut table = crate::table::Table::new(columns);
-        for item in &rows.items {
-            let mut cells = item.narrow.clone();
-            cells.extend(if wide { item.wide.clone() } else { Vec::new() });
-            table.push(cells);
-        }
-        table.render(true)
-    }
-
-    #[test]
-    fn services_in_words() {
-        insta::assert_snapshot!(text(&services(&[service()]), false), @r"
-        SERVICE            VIP                 READY   BACKENDS
-        default/web:http   10.96.0.10:80/TCP   1/4     10.244.1.1:8080/TCP,10.244.1.2:8080/TCP,10.244.1.3:8080/TCP + 1 more...
-        ");
-        insta::assert_snapshot!(text(&services(&[service()]), true), @r"
-        SERVICE            VIP                 READY   BACKENDS                                                                  ID   SCOPE     AFFINITY   SLOTS   STATES
-        default/web:http   10.96.0.10:80/TCP   1/4     10.244.1.1:8080/TCP,10.244.1.2:8080/TCP,10.244.1.3:8080/TCP + 1 more...   3    Cluster   <none>     251     10.244.1.1:8080/TCP READY|LOCAL, 10.244.1.2:8080/TCP READY|TERMINATING, 10.244.1.3:8080/TCP NOT_READY, 10.244.1.4:8080/TCP NOT_READY
-        ");
-        insta::assert_snapshot!(text(&counters(&[service()]), false), @r"
-        SERVICE            VIP                 CONNECTIONS   PACKETS   BYTES   DROPS
-        default/web:http   10.96.0.10:80/TCP   7             20        4000    1
-        ");
-        assert_eq!(
-            services(&[service()]).items[0].json["backends"][0]["state"],
-            json!(["READY", "LOCAL"])
-        );
-    }
-
-    #[test]
-    fn backends_in_words_with_their_services() {
-        let all: Vec<BackendView> = service()
-            .backends
-            .into_iter()
-            .map(|one| one.backend)
-            .chain([backend(9, &[Ready])])
-            .collect();
-        let rows = backends(&all, &[service()]);
-        insta::assert_snapshot!(text(&rows, true), @r"
-        INDEX   ADDRESS               STATE               SERVICES           GENERATION
-        1       10.244.1.1:8080/TCP   READY|LOCAL         default/web:http   1
-        2       10.244.1.2:8080/TCP   READY|TERMINATING   default/web:http   1
-        3       10.244.1.3:8080/TCP   NOT_READY           default/web:http   1
-        4       10.244.1.4:8080/TCP   NOT_READY           default/web:http   1
-        9       10.244.1.9:8080/TCP   READY               <none>             1
-        ");
-        assert_eq!(rows.items[0].json["services"], json!(["default/web:http"]));
-    }
-
-    #[test]
-    fn routes_pods_and_flows_in_words() {
-        let route = RouteView {
-            prefix: "10.244.2.0/24".into(),
-            node: "172.30.0.12".into(),
-            tunnel_id: 1,
-            mode: "VXLAN",
-        };
-        insta::assert_snapshot!(text(&routes(&[route]), true), @r"
-        PREFIX          VIA           MODE    TUNNEL-ID
-        10.244.2.0/24   172.30.0.12   VXLAN   1
-        ");
-        let pod = PodView {
-            address: "10.244.1.2".into(),
-            ifindex: 7,
-            pod_mac: "02:00:00:00:00:01".into(),
-            host_mac: "02:00:00:00:00:02".into(),
-        };
-        insta::assert_snapshot!(text(&pods(&[pod]), true), @r"
-        ADDRESS      IFINDEX   MAC                 HOST-MAC
-        10.244.1.2   7         02:00:00:00:00:01   02:00:00:00:00:02
-        ");
-        let flow = FlowView {
-            protocol: "TCP".into(),
-            direction: "Forward",
-            source: "10.244.1.2:40000".into(),
-            destination: "10.96.0.10:80".into(),
-            vip: "10.96.0.10:80".into(),
-            backend: "10.244.2.3:8080".into(),
-            backend_current: false,
-            state: "Established",
-            idle_seconds: 4,
-        };
-        insta::assert_snapshot!(text(&flows(&[flow]), true), @r"
-        PROTOCOL   SOURCE             DESTINATION     VIP             BACKEND                  STATE         IDLE   DIRECTION
-        TCP        10.244.1.2:40000   10.96.0.10:80   10.96.0.10:80   10.244.2.3:8080 (gone)   Established   4s     Forward
-        ");
-    }
-}
+#[path = "rows_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use aya::maps::MapError;
+use aya::{maps::MapError, programs::ProgramError};
 
 /// A pinned map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,38 @@ pub enum MapsError {
         /// Why.
         #[source]
         source: MapError,
+    },
+    /// The memory of a map could not be found out.
+    #[error("cannot find out the memory of the map {map}")]
+    Memory {
+        /// Name of the map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be looked at.
+    #[error("cannot look at the loaded programs")]
+    Programs {
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A pinned link could not be looked at.
+    #[error("cannot look at the pinned link {path}")]
+    Link {
+        /// Its pin, or the directory of all.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's statistics could not be switched on.
+    #[error("cannot switch on the kernel's statistics of programs")]
+    Statistics {
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Writing a map failed.
     #[error("cannot write the map {map}")]

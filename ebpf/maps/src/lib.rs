@@ -7,17 +7,22 @@
 //! Invariant: pinned maps of another ABI version or shape are refused, never reinterpreted.
 
 pub mod address;
+mod advice;
 pub mod bpffs;
+pub mod dry_run;
 mod error;
+pub mod events;
 mod mmap;
 mod pinned;
 pub mod pins;
 pub mod shape;
+mod sys;
 mod table;
 mod value;
 pub mod view;
 
 pub use address::{AddressExt, Protocol};
+pub use advice::{Advice, advice, advice_by_name, reason_by_name, reason_by_number};
 pub use error::MapsError;
 pub use mmap::{Flags, MappedArray};
 pub use pinned::PinnedMaps;

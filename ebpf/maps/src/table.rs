@@ -56,6 +56,18 @@ impl<K: Data, V: Data> Table<K, V> {
         removed(self.shape, self.map.remove(&Plain(*key)))
     }
 
+    /// How many entries there are.
+    pub fn count(&self) -> Result<u64, MapsError> {
+        let keys = self.map.keys().take(self.max_entries as usize);
+        keys.fold(Ok(0), |sum, key| {
+            key.map_err(|source| MapsError::Read {
+                map: self.shape.name,
+                source,
+            })?;
+            sum.map(|sum| sum + 1)
+        })
+    }
+
     /// All entries. Entries that come or go meanwhile may be missed, and then others may appear twice (the kernel starts
     /// over when the key it stood at is gone).
     pub fn entries(&self) -> Result<Vec<(K, V)>, MapsError> {

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use causeway_abi::backend::{Backend, IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{PinnedMaps, address};
 
 /// One bit of a backend's state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BackendState {
     /// Answers; takes new connections unless it is terminating.
@@ -46,7 +46,7 @@ pub fn states(flags: u32) -> Vec<BackendState> {
 }
 
 /// An element of `BACKENDS` that is in use.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendView {
     /// Index in `BACKENDS`.

@@ -4,12 +4,12 @@ use causeway_abi::{
     Address,
     route::{MODE_NATIVE, RouteKey},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{AddressExt as _, MapsError, PinnedMaps, address};
 
 /// The node itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeView {
     /// Version of the map layouts.
@@ -25,7 +25,7 @@ pub struct NodeView {
 }
 
 /// A pod of this node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodView {
     /// Pod address.
@@ -39,7 +39,7 @@ pub struct PodView {
 }
 
 /// Where pods of another node live.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteView {
     /// Prefix of pod addresses, "address/bits".
@@ -49,7 +49,7 @@ pub struct RouteView {
     /// VXLAN network identifier.
     pub tunnel_id: u32,
     /// "VXLAN" or "Native".
-    pub mode: &'static str,
+    pub mode: String,
 }
 
 /// The node in words.
@@ -89,7 +89,7 @@ pub fn routes(maps: &PinnedMaps) -> Result<Vec<RouteView>, MapsError> {
             prefix: prefix(&key),
             node: text(route.node),
             tunnel_id: route.tunnel_id,
-            mode: if route.mode == MODE_NATIVE { "Native" } else { "VXLAN" },
+            mode: if route.mode == MODE_NATIVE { "Native" } else { "VXLAN" }.to_owned(),
         })
         .collect())
 }

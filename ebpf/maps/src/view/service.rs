@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use causeway_abi::service::{SCOPE_NODE, SERVICE_PREFER_LOCAL, Service, ServiceKey, ServiceName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::BackendView;
 use crate::{MapsError, PinnedMaps, address};
 
 /// A virtual address and what stands behind it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceView {
     /// "namespace/name:port".
     pub name: String,
     /// "address:port/PROTOCOL".
     pub vip: String,
-    /// "Cluster" or "Node".
-    pub scope: &'static str,
+    /// From where it is reached: "Cluster" (pods, the node itself) or "External" (the network).
+    pub scope: String,
     /// Index of its counters.
     pub id: u32,
     /// Session affinity time-out in seconds; 0 for none.
@@ -39,7 +39,7 @@ pub struct ServiceView {
 }
 
 /// A backend of a service.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceBackendView {
     /// The backend.
@@ -69,13 +69,19 @@ pub fn services(maps: &PinnedMaps) -> Result<Vec<ServiceView>, MapsError> {
     Ok(views)
 }
 
+/// The service of one key.
+pub fn service_at(maps: &PinnedMaps, key: &ServiceKey) -> Result<Option<ServiceView>, MapsError> {
+    let service = maps.services.get(key)?;
+    service.map(|service| view(maps, key, &service)).transpose()
+}
+
 fn view(maps: &PinnedMaps, key: &ServiceKey, service: &Service) -> Result<ServiceView, MapsError> {
     let counters = maps.service_counters.sum(service.service_id)?;
     let name = maps.service_names.get(&service.service_id)?;
     Ok(ServiceView {
         name: name.as_ref().map(name_text).unwrap_or_default(),
         vip: address::endpoint(key.address, key.port_be, key.protocol),
-        scope: if key.scope == SCOPE_NODE { "Node" } else { "Cluster" },
+        scope: if key.scope == SCOPE_NODE { "External" } else { "Cluster" }.to_owned(),
         id: service.service_id,
         affinity_seconds: service.affinity_seconds,
         prefer_local: service.flags & SERVICE_PREFER_LOCAL != 0,
@@ -103,6 +109,21 @@ fn backends(maps: &PinnedMaps, service: &Service) -> Vec<ServiceBackendView> {
         })
     };
     slots.into_iter().filter_map(in_words).collect()
+}
+
+/// Names of services by id, each looked up once.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceNames(BTreeMap<u32, String>);
+
+impl ServiceNames {
+    /// "namespace/name:port" of a service id; empty when the map does not know it.
+    pub fn of(&mut self, maps: &PinnedMaps, id: u32) -> String {
+        let look_up = || {
+            let name = maps.service_names.get(&id).ok().flatten();
+            name.as_ref().map(name_text).unwrap_or_default()
+        };
+        self.0.entry(id).or_insert_with(look_up).clone()
+    }
 }
 
 /// The text of a name, without its padding.

@@ -4,18 +4,19 @@ use causeway_abi::{
     DropReason,
     conntrack::{DIRECTION_REPLY, Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::ServiceNames;
 use crate::{MapsError, PinnedMaps, Protocol, address};
 
 /// A flow that is balanced packet by packet, seen in one direction.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowView {
     /// "TCP", "UDP", …
     pub protocol: String,
     /// "Forward" (client to VIP) or "Reply" (backend to client).
-    pub direction: &'static str,
+    pub direction: String,
     /// "address:port".
     pub source: String,
     /// "address:port".
@@ -27,17 +28,20 @@ pub struct FlowView {
     /// Whether the backend is still the one the flow began with.
     pub backend_current: bool,
     /// "New", "Established" or "Closing".
-    pub state: &'static str,
+    pub state: String,
     /// Seconds since the last packet.
     pub idle_seconds: u64,
+    /// "namespace/name:port" of the service; empty when it is gone.
+    #[serde(default)]
+    pub service: String,
 }
 
 /// How often something was dropped for one reason.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DropView {
     /// Name of the reason.
-    pub reason: &'static str,
+    pub reason: String,
     /// Packets (or connects).
     pub packets: u64,
     /// Their bytes; 0 for connects.
@@ -47,16 +51,17 @@ pub struct DropView {
 /// The flows, forward before reply.
 pub fn flows(maps: &PinnedMaps) -> Result<Vec<FlowView>, MapsError> {
     let now_ns = monotonic_ns();
+    let mut names = ServiceNames::default();
     let mut entries = maps.conntrack.entries()?;
     entries.extend(maps.conntrack_new.entries()?);
     entries.sort_by_key(|(key, _)| (key.direction, key.source, key.source_port_be));
     Ok(entries
         .iter()
-        .map(|(key, flow)| flow_view(maps, key, flow, now_ns))
+        .map(|(key, flow)| flow_view(maps, key, flow, now_ns, &mut names))
         .collect())
 }
 
-fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64) -> FlowView {
+fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64, names: &mut ServiceNames) -> FlowView {
     let current = maps
         .backends
         .read(flow.backend)
@@ -67,7 +72,8 @@ fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64) -> Flow
             "Reply"
         } else {
             "Forward"
-        },
+        }
+        .to_owned(),
         source: address::socket(key.source, key.source_port_be).to_string(),
         destination: address::socket(key.destination, key.destination_port_be).to_string(),
         vip: address::socket(flow.vip, flow.vip_port_be).to_string(),
@@ -77,8 +83,10 @@ fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64) -> Flow
             TCP_ESTABLISHED => "Established",
             TCP_CLOSING => "Closing",
             _ => "New",
-        },
+        }
+        .to_owned(),
         idle_seconds: now_ns.saturating_sub(flow.last_seen_ns) / 1_000_000_000,
+        service: names.of(maps, flow.service_id),
     }
 }
 
@@ -89,7 +97,7 @@ pub fn drops(maps: &PinnedMaps) -> Result<Vec<DropView>, MapsError> {
         .map(|reason| {
             let sum = maps.drops.sum(reason as u32)?;
             Ok(DropView {
-                reason: reason.name(),
+                reason: reason.name().to_owned(),
                 packets: sum.packets,
                 bytes: sum.bytes,
             })
@@ -98,7 +106,7 @@ pub fn drops(maps: &PinnedMaps) -> Result<Vec<DropView>, MapsError> {
 }
 
 /// The clock of `bpf_ktime_get_ns`.
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is valid for writing; CLOCK_MONOTONIC always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

@@ -1,0 +1,132 @@
+//! What each drop reason means and what to do about it: the one place, for the command line, the agent and the manual.
+
+use causeway_abi::DropReason;
+
+/// A drop reason in words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Advice {
+    /// What it means.
+    pub meaning: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// One for each reason.
+const ADVICE: &[(DropReason, Advice)] = &[
+    (
+        DropReason::NoReadyBackend,
+        Advice {
+            meaning: "the service has no backend that takes connections",
+            remedy: "see which pods stand behind it (causeway get endpoints) and why they are not ready (causeway \
+                     describe pod); check the service's selector and target port",
+        },
+    ),
+    (
+        DropReason::SourceAddressNotPods,
+        Advice {
+            meaning: "a pod sent with an address that is not its own",
+            remedy: "the pod forges addresses or forwards for others; its own address is in causeway bpf pods",
+        },
+    ),
+    (
+        DropReason::MalformedPacket,
+        Advice {
+            meaning: "headers end before they should, or contradict each other",
+            remedy: "look at what the sender sends (tcpdump on its interface)",
+        },
+    ),
+    (
+        DropReason::ConntrackFull,
+        Advice {
+            meaning: "the connection table has no room",
+            remedy: "see what fills it (causeway bpf conntrack, causeway bpf maps); start the agent with a larger \
+                     --map-conntrack",
+        },
+    ),
+    (
+        DropReason::BackendGone,
+        Advice {
+            meaning: "the flow's backend is gone",
+            remedy: "nothing: the client was reset and reaches another backend when it connects again; many of them mean \
+                     that pods end before their connections do",
+        },
+    ),
+    (
+        DropReason::RewriteFailed,
+        Advice {
+            meaning: "the kernel refused to rewrite the packet",
+            remedy: "look into the kernel log for the interface; out of memory is the usual cause",
+        },
+    ),
+    (
+        DropReason::TunnelFailed,
+        Advice {
+            meaning: "the kernel refused the tunnel header, or there is no tunnel device",
+            remedy: "check that cw-vxlan0 is there and up on the node (ip -d link show cw-vxlan0); restarting the agent \
+                     makes it anew",
+        },
+    ),
+    (
+        DropReason::NoSuchPod,
+        Advice {
+            meaning: "the address is in a pod range, but no pod has it",
+            remedy: "the pod ended or was never there; whoever sends still uses its address (causeway bpf pods on the \
+                     node of that range)",
+        },
+    ),
+    (
+        DropReason::SourceNotAllowed,
+        Advice {
+            meaning: "the client is in none of the service's loadBalancerSourceRanges",
+            remedy: "add the client's range to the service, or reach it from inside the cluster",
+        },
+    ),
+    (
+        DropReason::NotMasqueradable,
+        Advice {
+            meaning: "a protocol without ports cannot leave the cluster behind the node's address",
+            remedy: "use TCP, UDP or ICMP echo to reach the world, or give the destination a native route",
+        },
+    ),
+];
+
+/// What a reason means and what to do about it.
+pub fn advice(reason: DropReason) -> Advice {
+    let known = ADVICE.iter().find(|(known, _)| *known == reason);
+    known.map_or(
+        Advice {
+            meaning: "see the manual of the data path",
+            remedy: "",
+        },
+        |(_, advice)| *advice,
+    )
+}
+
+/// The same by the reason's name.
+pub fn advice_by_name(name: &str) -> Option<Advice> {
+    reason_by_name(name).map(advice)
+}
+
+/// The reason of that name.
+pub fn reason_by_name(name: &str) -> Option<DropReason> {
+    DropReason::ALL.into_iter().find(|reason| reason.name() == name)
+}
+
+/// The reason of that number.
+pub fn reason_by_number(number: u32) -> Option<DropReason> {
+    DropReason::ALL.into_iter().find(|reason| *reason as u32 == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_advice() {
+        for reason in DropReason::ALL {
+            assert!(!advice(reason).remedy.is_empty(), "{}", reason.name());
+            assert_eq!(advice_by_name(reason.name()), Some(advice(reason)));
+        }
+        assert_eq!(advice_by_name("NO_SUCH_REASON"), None);
+    }
+}
