@@ -184,24 +184,8 @@ fn pods_leave_the_cluster_behind_the_nodes_address() -> Result<()> {
 fn pods_ping_the_world() -> Result<()> {
     let datapath = node()?;
     let echo = |from: &str, to: &str, kind: u8, identifier: [u8; 2]| {
-        Frame::icmp(
-            from,
-            to,
-            &[
-                kind,
-                0,
-                0,
-                0,
-                identifier[0],
-                identifier[1],
-                0,
-                1,
-                b'p',
-                b'i',
-                b'n',
-                b'g',
-            ],
-        )
+        let [high, low] = identifier;
+        Frame::icmp(from, to, kind, 0, &[high, low, 0, 1, b'p', b'i', b'n', b'g'])
     };
     let out = datapath.run(
         "cw_to_uplink",

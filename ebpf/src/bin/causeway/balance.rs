@@ -35,17 +35,23 @@ pub fn choose_again(service: &Service, hash: u32, client: &AffinityKey) -> Optio
     at_index(unsafe { cw_choose_again(service, hash, client) })
 }
 
-/// A backend for a packet that begins a flow, and its index; `None` when none takes connections. A dry run leaves nothing
-/// behind and says how it went.
+/// The index of a backend for a packet that begins a flow; [`NO_BACKEND`] when none takes connections. A dry run leaves
+/// nothing behind and says how it went.
 #[inline(always)]
-pub fn choose_for(headers: &Headers, service: &Service, dry_run: bool) -> Option<(u32, &'static Backend)> {
+pub fn choose_for(headers: &Headers, service: &Service, dry_run: bool) -> u32 {
     // SAFETY: all pointers are valid.
-    at_index(unsafe { cw_choose_for(headers, service, dry_run.into()) })
+    unsafe { cw_choose_for(headers, service, dry_run.into()) }
+}
+
+/// The backend of an index.
+#[inline(always)]
+pub fn backend(index: u32) -> Option<&'static Backend> {
+    BACKENDS.get(index)
 }
 
 #[inline(always)]
 fn at_index(index: u32) -> Option<(u32, &'static Backend)> {
-    BACKENDS.get(index).map(|backend| (index, backend))
+    backend(index).map(|backend| (index, backend))
 }
 
 /// Global function behind [`choose`]: the index, or one that no backend has.

@@ -67,9 +67,15 @@ pub fn forward(
         BACKEND_GONE => return Err(Failure::BackendGone),
         _ => {}
     }
-    match unsafe { cw_open(headers, service, translation, from_network.into(), dry_run.into()) } {
+    // Chosen here, not in `cw_open`: the calls below each other would need more stack than there is.
+    let backend = balance::choose_for(headers, service, dry_run);
+    if backend == NO_BACKEND {
+        return Err(Failure::NoReadyBackend);
+    }
+    translation.service_id = service.service_id;
+    translation.backend = backend;
+    match unsafe { cw_open(headers, translation, from_network.into(), dry_run.into()) } {
         DONE => Ok(true),
-        NO_READY_BACKEND => Err(Failure::NoReadyBackend),
         _ => Err(Failure::Full),
     }
 }
@@ -88,7 +94,6 @@ pub fn masquerade(headers: &Headers, translation: &mut Translation, dry_run: boo
 }
 
 const DONE: u32 = 0;
-const NO_READY_BACKEND: u32 = 1;
 const BACKEND_GONE: u32 = 2;
 const FULL: u32 = 3;
 const NEW: u32 = 4;
@@ -198,33 +203,32 @@ fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) {
     }
 }
 
-/// Begins a flow.
+/// Begins a flow of the service and to the backend that `translation` names.
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn cw_open(
     headers: *const Headers,
-    service: *const Service,
     translation: *mut Translation,
     from_network: u32,
     dry_run: u32,
 ) -> u32 {
-    if headers.is_null() || service.is_null() || translation.is_null() {
+    if headers.is_null() || translation.is_null() {
         return FULL;
     }
     // SAFETY: not null, and valid as `forward` passes them.
-    let (headers, service, translation) = unsafe { (&*headers, &*service, &mut *translation) };
-    let Some((index, backend)) = balance::choose_for(headers, service, dry_run != 0) else {
-        return NO_READY_BACKEND;
+    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
+    let Some(backend) = balance::backend(translation.backend) else {
+        return FULL;
     };
     let mut flow = Flow {
         last_seen_ns: now_ns(),
-        backend: index,
+        backend: translation.backend,
         generation: backend.generation,
         vip: headers.destination,
         vip_port_be: headers.destination_port_be,
         tcp_state: TCP_SYN_SENT,
         reserved: 0,
-        service_id: service.service_id,
+        service_id: translation.service_id,
         client: headers.source,
         translated_client: headers.source,
         backend_address: backend.address,

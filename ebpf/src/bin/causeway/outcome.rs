@@ -95,7 +95,7 @@ impl Outcome {
     }
 }
 
-/// Whether a packet is only tried out.
+/// Whether a packet is only tried out. To be asked first: on its way the packet may get another mark.
 #[inline(always)]
 pub fn is_dry_run(skb: Skb) -> bool {
     skb.mark() == MARK_DRY_RUN
@@ -104,9 +104,14 @@ pub fn is_dry_run(skb: Skb) -> bool {
 /// Counts and tells what became of a packet; the action for the kernel. `translation` holds the addresses the packet was given,
 /// and [`Translation::NONE`] where it kept its own.
 #[inline(always)]
-pub fn finish(skb: Skb, hook: Hook, headers: &Headers, translation: &Translation, outcome: Outcome) -> i32 {
-    let is_dry_run = is_dry_run(skb);
-    if is_dry_run {
+pub fn finish(
+    skb: Skb,
+    (hook, dry_run): (Hook, bool),
+    headers: &Headers,
+    translation: &Translation,
+    outcome: Outcome,
+) -> i32 {
+    if dry_run {
         trace::explain(|explanation| {
             explanation.service_id = translation.service_id;
             explanation.reason = outcome.reason;
@@ -133,12 +138,10 @@ pub fn finish(skb: Skb, hook: Hook, headers: &Headers, translation: &Translation
         trace::tell(
             headers,
             translation,
-            &Told {
-                hook: hook as u32,
-                verdict: outcome.verdict as u32,
+            Told {
+                hook,
+                verdict: outcome.verdict,
                 reason: outcome.reason,
-                service_id: translation.service_id,
-                backend: translation.backend,
                 length,
                 ifindex: skb.ifindex(),
             },

@@ -1,29 +1,23 @@
 //! Telling who watches what happened, and who tries a packet out how it was decided.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use causeway_abi::event::{Event, Explanation};
+use causeway_abi::event::{Event, Explanation, Hook, Verdict};
 use causeway_ebpf::{flow::Translation, parse::Headers};
-use zerocopy::{Immutable, IntoBytes};
 
 use crate::{
     conntrack::now_ns,
     maps::{EVENTS, EVENTS_LOST, EXPLANATION, TRACE},
 };
 
-/// What is told of a packet beside its headers; without padding, as the verifier wants of memory passed to functions.
-#[derive(Clone, Copy, IntoBytes, Immutable)]
-#[repr(C)]
+/// What is told of a packet beside its headers, in two registers: stack is short.
+#[derive(Clone, Copy)]
 pub struct Told {
-    /// [`Hook`](causeway_abi::event::Hook).
-    pub hook: u32,
-    /// [`Verdict`](causeway_abi::event::Verdict).
-    pub verdict: u32,
+    /// Where.
+    pub hook: Hook,
+    /// What became of it.
+    pub verdict: Verdict,
     /// [`DropReason`](causeway_abi::DropReason), or 0.
     pub reason: u32,
-    /// The service's id, or 0.
-    pub service_id: u32,
-    /// Index into `BACKENDS`, or `NO_BACKEND`.
-    pub backend: u32,
     /// Bytes of the frame.
     pub length: u32,
     /// The interface.
@@ -48,20 +42,27 @@ pub fn is_on_for_packets() -> bool {
 
 /// Writes a record. `headers` are those the packet came with; `translation` what they became, or [`Translation::NONE`].
 #[inline(always)]
-pub fn tell(headers: &Headers, translation: &Translation, told: &Told) {
+pub fn tell(headers: &Headers, translation: &Translation, told: Told) {
+    let decided = u64::from(told.reason) << 16 | (told.verdict as u64) << 8 | told.hook as u64;
+    let place = u64::from(told.length) << 32 | u64::from(told.ifindex);
     // SAFETY: all pointers are valid.
-    unsafe { cw_tell(headers, translation, told) };
+    unsafe { cw_tell(headers, translation, decided, place) };
 }
 
 /// Global function behind [`tell`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_tell(headers: *const Headers, translation: *const Translation, told: *const Told) -> u32 {
-    if headers.is_null() || translation.is_null() || told.is_null() {
+unsafe extern "C" fn cw_tell(
+    headers: *const Headers,
+    translation: *const Translation,
+    decided: u64,
+    place: u64,
+) -> u32 {
+    if headers.is_null() || translation.is_null() {
         return 0;
     }
     // SAFETY: not null, and valid as `tell` passes them.
-    let (headers, translation, told) = unsafe { (&*headers, &*translation, &*told) };
+    let (headers, translation) = unsafe { (&*headers, &*translation) };
     let is_translated = *translation != Translation::NONE;
     let translation = if is_translated {
         *translation
@@ -86,14 +87,14 @@ unsafe extern "C" fn cw_tell(headers: *const Headers, translation: *const Transl
         destination_port_be: headers.destination_port_be,
         translated_source_port_be: translation.source_port_be,
         translated_destination_port_be: translation.destination_port_be,
-        service_id: told.service_id,
-        backend: told.backend,
-        reason: told.reason,
-        length: told.length,
-        ifindex: told.ifindex,
+        service_id: translation.service_id,
+        backend: translation.backend,
+        reason: (decided >> 16) as u32,
+        length: (place >> 32) as u32,
+        ifindex: place as u32,
         protocol: headers.protocol,
-        hook: told.hook as u8,
-        verdict: told.verdict as u8,
+        hook: decided as u8,
+        verdict: (decided >> 8) as u8,
         tcp_flags: headers.flags,
     });
     record.submit(0);

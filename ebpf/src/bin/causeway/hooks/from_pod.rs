@@ -27,13 +27,14 @@ use crate::{
 #[classifier]
 pub fn cw_from_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
+    let dry_run = outcome::is_dry_run(skb);
     let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
-    let outcome = decide(skb, &mut headers, &mut translation);
-    outcome::finish(skb, Hook::FromPod, &headers, &translation, outcome)
+    let outcome = decide(skb, &mut headers, &mut translation, dry_run);
+    outcome::finish(skb, (Hook::FromPod, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]
-fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
     match parse::read(skb, headers) {
         Frame::Ip => {}
         // A priority tag (VLAN 0) does not keep the kernel from taking the packet, so a second tag behind it would get
@@ -54,9 +55,9 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
-        return to_service(skb, headers, &service, translation);
+        return to_service(skb, headers, &service, translation, dry_run);
     }
-    if !conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+    if !conntrack::reply(headers, translation, dry_run) {
         return deliver::onwards(skb, &headers.destination);
     }
     if rewrite::apply(skb, headers, translation) {
@@ -67,8 +68,8 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
 }
 
 #[inline(always)]
-fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation) -> Outcome {
-    match conntrack::forward(headers, service, translation, false, outcome::is_dry_run(skb)) {
+fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation, dry_run: bool) -> Outcome {
+    match conntrack::forward(headers, service, translation, false, dry_run) {
         Ok(is_new) if rewrite::apply(skb, headers, translation) => {
             deliver::onwards(skb, &translation.destination).beginning(is_new)
         }

@@ -16,19 +16,20 @@ use crate::{
 #[classifier]
 pub fn cw_from_tunnel(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
+    let dry_run = outcome::is_dry_run(skb);
     let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
-    let outcome = decide(skb, &mut headers, &mut translation);
-    outcome::finish(skb, Hook::FromTunnel, &headers, &translation, outcome)
+    let outcome = decide(skb, &mut headers, &mut translation, dry_run);
+    outcome::finish(skb, (Hook::FromTunnel, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]
-fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
     match parse::read(skb, headers) {
         Frame::Ip => {}
         Frame::Other => return Outcome::TO_STACK,
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
-    if headers.has_ports() && conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+    if headers.has_ports() && conntrack::reply(headers, translation, dry_run) {
         return if rewrite::apply(skb, headers, translation) {
             deliver::back(skb, &translation.destination)
         } else {

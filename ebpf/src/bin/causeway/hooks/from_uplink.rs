@@ -27,13 +27,14 @@ use crate::{
 #[classifier]
 pub fn cw_from_uplink(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
+    let dry_run = outcome::is_dry_run(skb);
     let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
-    let outcome = decide(skb, &mut headers, &mut translation);
-    outcome::finish(skb, Hook::FromUplink, &headers, &translation, outcome)
+    let outcome = decide(skb, &mut headers, &mut translation, dry_run);
+    outcome::finish(skb, (Hook::FromUplink, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]
-fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
     match parse::read(skb, headers) {
         Frame::Ip => {}
         // What is malformed is not for a pod, so the stack may judge it.
@@ -45,10 +46,10 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
     if headers.has_ports() {
         // SAFETY: the value is copied out at once.
         if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_NODE)).copied() } {
-            return to_service(skb, headers, &service, translation);
+            return to_service(skb, headers, &service, translation, dry_run);
         }
     }
-    if (headers.has_ports() || headers.is_echo()) && conntrack::reply(headers, translation, outcome::is_dry_run(skb)) {
+    if (headers.has_ports() || headers.is_echo()) && conntrack::reply(headers, translation, dry_run) {
         return if rewrite::apply(skb, headers, translation) {
             deliver::back(skb, &translation.destination)
         } else {
@@ -71,11 +72,11 @@ fn is_tunnel(headers: &Headers) -> bool {
 }
 
 #[inline(always)]
-fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation) -> Outcome {
+fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation, dry_run: bool) -> Outcome {
     let reason = if service.flags & SERVICE_SOURCE_RANGES != 0 && !is_let_in(service, &headers.source) {
         DropReason::SourceNotAllowed
     } else {
-        match conntrack::forward(headers, service, translation, true, outcome::is_dry_run(skb)) {
+        match conntrack::forward(headers, service, translation, true, dry_run) {
             Ok(is_new) if rewrite::apply(skb, headers, translation) => {
                 return deliver::onwards(skb, &translation.destination).beginning(is_new);
             }
@@ -97,9 +98,21 @@ fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut 
 
 #[inline(always)]
 fn is_let_in(service: &Service, client: &Address) -> bool {
+    // SAFETY: the pointer is valid.
+    unsafe { cw_is_let_in(service.service_id, client) != 0 }
+}
+
+/// Global function behind [`is_let_in`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_is_let_in(service_id: u32, client: *const Address) -> u32 {
+    // SAFETY: checked for null, and valid as `is_let_in` passes it.
+    let Some(client) = (unsafe { client.as_ref() }) else {
+        return 0;
+    };
     let range = SourceRange {
-        service_id: service.service_id,
+        service_id,
         address: *client,
     };
-    SOURCE_RANGES.get(&Key::new(160, range)).is_some()
+    SOURCE_RANGES.get(&Key::new(160, range)).is_some().into()
 }

@@ -235,21 +235,20 @@ fn tell_told(hook: Hook, vip: &SocketOrigin, protocol: u8, service: &Service, to
     let translation = Translation {
         destination: to.0,
         destination_port_be: to.1,
-        ..Translation::none(&headers)
-    };
-    let verdict = if reason == 0 {
-        Verdict::Balanced
-    } else {
-        Verdict::Refuse
-    };
-    let told = Told {
-        hook: hook as u32,
-        verdict: verdict as u32,
-        reason,
         service_id: service.service_id,
         backend: to.2,
+        ..Translation::none(&headers)
+    };
+    let told = Told {
+        hook,
+        verdict: if reason == 0 {
+            Verdict::Balanced
+        } else {
+            Verdict::Refuse
+        },
+        reason,
         length: 0,
         ifindex: 0,
     };
-    trace::tell(&headers, &translation, &told);
+    trace::tell(&headers, &translation, told);
 }

@@ -18,13 +18,14 @@ use crate::{
 #[classifier]
 pub fn cw_to_tunnel(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
+    let dry_run = outcome::is_dry_run(skb);
     if skb.mark() == MARK_TUNNEL_KEY {
         skb.set_mark(0);
         return TC_ACT_OK;
     }
     let (mut headers, translation) = (Headers::NONE, Translation::NONE);
     let outcome = decide(skb, &mut headers);
-    outcome::finish(skb, Hook::ToTunnel, &headers, &translation, outcome)
+    outcome::finish(skb, (Hook::ToTunnel, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]

@@ -23,13 +23,14 @@ use crate::{
 #[classifier]
 pub fn cw_to_uplink(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
+    let dry_run = outcome::is_dry_run(skb);
     let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
-    let outcome = decide(skb, &mut headers, &mut translation);
-    outcome::finish(skb, Hook::ToUplink, &headers, &translation, outcome)
+    let outcome = decide(skb, &mut headers, &mut translation, dry_run);
+    outcome::finish(skb, (Hook::ToUplink, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]
-fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Outcome {
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
     let Some(node) = deliver::node() else {
         return Outcome::TO_STACK;
     };
@@ -47,7 +48,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation) -> Out
         };
         Some(false)
     } else if headers.has_ports() || headers.is_echo_request() {
-        conntrack::masquerade(headers, translation, outcome::is_dry_run(skb))
+        conntrack::masquerade(headers, translation, dry_run)
     } else {
         return Outcome::drop(DropReason::NotMasqueradable);
     };
