@@ -47,11 +47,6 @@ impl Agent {
         })
     }
 
-    /// Where it is.
-    pub fn target(&self) -> &str {
-        &self.target
-    }
-
     /// Reads maps or programs.
     pub async fn read(&self, request: &Request) -> Result<Reading, CliError> {
         let message = ReadRequest {

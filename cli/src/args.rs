@@ -5,8 +5,8 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    api_resources, apply, bpf, completion, context::GlobalArgs, cordon, delete, describe, edit, error::CliError, get,
-    label, scale, version, wait,
+    api_resources, apply, bpf, completion, context::GlobalArgs, cordon, delete, describe, edit, error::CliError,
+    explain, get, label, monitor, scale, version, wait,
 };
 
 /// A cluster whose data plane is eBPF: look at it, change it, and read its maps.
@@ -58,6 +58,10 @@ enum Command {
     Wait(wait::WaitArgs),
     /// Read the BPF maps and programs of nodes, in words
     Bpf(bpf::BpfArgs),
+    /// Follow what happens to packets and connections, as it happens
+    Monitor(monitor::MonitorArgs),
+    /// Tell which way a packet would go, and why
+    Explain(explain::ExplainArgs),
     /// List the kinds of objects
     ApiResources(api_resources::ApiResourcesArgs),
     /// Print a completion script for a shell
@@ -83,6 +87,8 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Uncordon(args) => cordon::run(&context()?, &args, false, out).await,
         Command::Wait(args) => wait::run(&context()?, &args, out).await,
         Command::Bpf(args) => bpf::run(&cli.global, &args, out).await,
+        Command::Monitor(args) => monitor::run(&cli.global, &args, out).await,
+        Command::Explain(args) => explain::run(&cli.global, &args, out).await,
         Command::ApiResources(args) => api_resources::run(&args, out),
         Command::Completion(args) => completion::run(&args, out),
         Command::Version(args) => version::run(&args, out),

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io, path::PathBuf};
 
-use causeway_maps::MapsError;
+use causeway_maps::{MapsError, dry_run::DryRunError, events::EventsError};
 use causeway_proto::{
     client::{ClientError, ConnectError},
     manifest::ManifestErrors,
@@ -93,6 +93,22 @@ pub enum CliError {
         node: String,
         /// Why.
         source: serde_json::Error,
+    },
+    /// The events of one node could not be taken.
+    #[error("node {node}")]
+    Events {
+        /// Cluster and node.
+        node: String,
+        /// Why.
+        source: Box<EventsError>,
+    },
+    /// A packet could not be tried out on a node.
+    #[error("node {node}")]
+    DryRun {
+        /// Cluster and node.
+        node: String,
+        /// Why.
+        source: Box<DryRunError>,
     },
     /// bpffs could not be listed.
     #[error("cannot look for pinned maps in {path}")]
