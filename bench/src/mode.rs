@@ -17,10 +17,11 @@ pub enum Mode {
     CausewayTc,
     /// Causeway, at the uplink before the stack.
     CausewayXdp,
-    /// kube-proxy's rules for iptables, with whichever variant `iptables` is here.
+    /// kube-proxy's rules for iptables, written by the variant that is the quicker by far: `iptables-legacy` where there
+    /// is one.
     Iptables,
-    /// The same rules with the old kernel interface (`iptables-legacy`).
-    IptablesLegacy,
+    /// The same rules, translated to nftables by `iptables-nft`, which today's distributions call `iptables`.
+    IptablesNft,
     /// kube-proxy's rules for nftables.
     Nftables,
     /// kube-proxy with IP Virtual Server.
@@ -37,7 +38,7 @@ impl Mode {
             Self::CausewayTc => "causeway-tc",
             Self::CausewayXdp => "causeway-xdp",
             Self::Iptables => "iptables",
-            Self::IptablesLegacy => "iptables-legacy",
+            Self::IptablesNft => "iptables-nft",
             Self::Nftables => "nftables",
             Self::Ipvs => "ipvs",
         }
@@ -52,7 +53,7 @@ impl Mode {
     pub fn direct(self) -> Self {
         match self {
             Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => Self::Direct,
-            Self::DirectRouted | Self::Iptables | Self::IptablesLegacy | Self::Nftables | Self::Ipvs => {
+            Self::DirectRouted | Self::Iptables | Self::IptablesNft | Self::Nftables | Self::Ipvs => {
                 Self::DirectRouted
             }
         }
@@ -64,7 +65,7 @@ impl Mode {
             Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => SiteKind::Causeway,
             Self::DirectRouted | Self::Ipvs => SiteKind::Plain,
             Self::Iptables => SiteKind::Iptables,
-            Self::IptablesLegacy => SiteKind::IptablesLegacy,
+            Self::IptablesNft => SiteKind::IptablesNft,
             Self::Nftables => SiteKind::Nftables,
         }
     }
@@ -80,7 +81,7 @@ impl Mode {
                 false => "this kernel has no IPVS (no /proc/net/ip_vs, module ip_vs not found)".to_owned(),
             }),
             Self::Iptables => missing_program("iptables-restore"),
-            Self::IptablesLegacy => missing_program("iptables-legacy-restore"),
+            Self::IptablesNft => missing_program("iptables-nft-restore"),
             Self::Nftables => missing_program("nft"),
             Self::Direct | Self::DirectRouted | Self::CausewaySocket | Self::CausewayTc => None,
         }
@@ -90,7 +91,9 @@ impl Mode {
     pub fn most_services(self) -> usize {
         match self {
             // Rules are compared one after the other; every change rewrites a list of all services.
-            Self::Iptables | Self::IptablesLegacy => 10_000,
+            Self::Iptables => 10_000,
+            // Ten thousand take it minutes, and each change of one endpoint too.
+            Self::IptablesNft => 1_000,
             _ => usize::MAX,
         }
     }
@@ -105,9 +108,7 @@ fn kernel_has_ipvs() -> bool {
 }
 
 fn missing_program(name: &str) -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    (!directories.any(|directory| directory.join(name).is_file())).then(|| format!("there is no {name} in PATH"))
+    (!crate::program::is_installed(name)).then(|| format!("there is no {name} in PATH"))
 }
 
 /// A node that modes share when they need the same things in the kernel.
@@ -119,8 +120,8 @@ pub enum SiteKind {
     Plain,
     /// kube-proxy's iptables rules.
     Iptables,
-    /// The same by the old kernel interface.
-    IptablesLegacy,
+    /// The same by way of nftables.
+    IptablesNft,
     /// kube-proxy's nftables rules.
     Nftables,
 }

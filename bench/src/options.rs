@@ -79,9 +79,7 @@ impl Plan {
         } else if quick {
             vec![Mode::Direct, Mode::CausewaySocket, Mode::Iptables, Mode::Nftables]
         } else {
-            // The old variant of iptables is for those who ask for it.
-            let all = Mode::value_variants().iter().copied();
-            all.filter(|mode| *mode != Mode::IptablesLegacy).collect()
+            Mode::value_variants().to_vec()
         };
         let mut modes: Vec<Mode> = asked.iter().flat_map(|mode| [mode.direct(), *mode]).collect();
         modes.sort_unstable();

@@ -9,34 +9,53 @@ use crate::{
     site::Site,
 };
 
-/// Which `iptables`.
+/// Which `iptables`: names of the two programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Variant {
-    /// Whichever the machine calls `iptables`; kube-proxy looks for that too.
-    Default,
-    /// The old kernel interface.
-    Legacy,
+pub struct Variant {
+    /// Changes many rules at once.
+    pub restore: &'static str,
+    /// Lists rules.
+    pub iptables: &'static str,
+}
+
+impl Variant {
+    /// The one with the old kernel interface where it is installed, for it is the quicker; otherwise whatever there is.
+    pub fn quickest() -> Self {
+        if super::is_installed("iptables-legacy-restore") {
+            Self {
+                restore: "iptables-legacy-restore",
+                iptables: "iptables-legacy",
+            }
+        } else {
+            Self {
+                restore: "iptables-restore",
+                iptables: "iptables",
+            }
+        }
+    }
+
+    /// The one that translates to nftables.
+    pub fn nft() -> Self {
+        Self {
+            restore: "iptables-nft-restore",
+            iptables: "iptables-nft",
+        }
+    }
 }
 
 /// Writes rules with `iptables-restore`.
 #[derive(Debug)]
 pub struct IptablesProgrammer {
-    restore: &'static str,
-    iptables: &'static str,
+    variant: Variant,
     account: Result<Account>,
 }
 
 impl IptablesProgrammer {
     /// On a node without rules: makes the chains that kube-proxy makes when it starts.
     pub fn new(site: &Site, variant: Variant) -> Result<Self> {
-        let (restore, iptables) = match variant {
-            Variant::Default => ("iptables-restore", "iptables"),
-            Variant::Legacy => ("iptables-legacy-restore", "iptables-legacy"),
-        };
         let programmer = Self {
-            restore,
-            iptables,
-            account: Account::open(iptables),
+            variant,
+            account: Account::open(variant.iptables),
         };
         programmer.restore(site, iptables::jumps())?;
         Ok(programmer)
@@ -44,7 +63,7 @@ impl IptablesProgrammer {
 
     /// As kube-proxy calls it.
     fn restore(&self, site: &Site, input: &str) -> Result<()> {
-        let words = [self.restore, "-w", "5", "--noflush", "--counters"];
+        let words = [self.variant.restore, "-w", "5", "--noflush", "--counters"];
         command::run(&site.node, self.account.as_ref().ok(), &words, input).map(drop)
     }
 }
@@ -67,7 +86,7 @@ impl Programmer for IptablesProgrammer {
     fn passed(&mut self, site: &Site, service: &Service, transport: Transport) -> Result<Passed> {
         let port = service.ports().find(|port| port.transport == transport);
         let chain = iptables::service_chain(&port.context("a service without such a port")?);
-        let words = [self.iptables, "-w", "5", "-t", "nat", "-n", "-v", "-x", "-L", &chain];
+        let words = [self.variant.iptables, "-w", "5", "-t", "nat", "-n", "-v", "-x", "-L", &chain];
         let listing = command::run(&site.node, None, &words, "")?;
         Ok(Passed {
             connections: iptables::matched_packets(&listing),

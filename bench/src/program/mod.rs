@@ -16,6 +16,7 @@ use anyhow::Result;
 use nix::sys::resource::{UsageWho, getrusage};
 
 pub use causeway::{CausewayProgrammer, sizes};
+pub use command::{GaveUp, is_installed, search_path};
 pub use iptables::{IptablesProgrammer, Variant};
 pub use nftables::NftablesProgrammer;
 

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::worker::processors;
+use crate::{program::{Variant, search_path}, worker::processors};
 
 /// The machine and the programs on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -20,7 +20,7 @@ pub struct Machine {
     pub kernel: String,
     /// Whether it is a virtual machine.
     pub virtual_machine: bool,
-    /// Version of `iptables` with its kernel interface.
+    /// Version of the mode `iptables`, with its kernel interface.
     pub iptables: String,
     /// Version of `nft`.
     pub nft: String,
@@ -46,7 +46,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             virtual_machine: field(&cpuinfo, "flags")
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
-            iptables: version("iptables"),
+            iptables: version(Variant::quickest().iptables),
             nft: version("nft"),
         })
     }
@@ -67,10 +67,7 @@ fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn version(program: &str) -> String {
-    let mut command = Command::new(program);
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    let output = command.arg("--version").env("PATH", path).output();
+    let output = Command::new(program).arg("--version").env("PATH", search_path()).output();
     match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         _ => format!("no {program}"),

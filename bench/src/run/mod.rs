@@ -19,7 +19,7 @@ use crate::{
     interrupt,
     mode::{Measure, Mode, Position, SiteKind},
     options::Plan,
-    program::timed,
+    program::{GaveUp, timed},
     progress::Progress,
     site::leftovers,
     worker::Task,
@@ -105,6 +105,11 @@ fn measure(plan: &Plan, services: usize, progress: &mut Progress, results: &mut 
         progress.show(&format!("{services} services: programming {kind:?}"));
         match build(plan, services, kind, results) {
             Ok(rig) => drop(rigs.insert(kind, rig)),
+            Err(error) if error.is::<GaveUp>() => {
+                let modes = plan.modes_with(services).into_iter().filter(|mode| mode.site() == kind);
+                let names: Vec<&str> = modes.map(Mode::name).collect();
+                results.note(&format!("{} with {services} services: left out, {error:#}", names.join(", ")));
+            }
             Err(error) => {
                 interrupt::check()?;
                 for mode in plan.modes_with(services).into_iter().filter(|mode| mode.site() == kind) {

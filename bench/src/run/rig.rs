@@ -38,8 +38,8 @@ impl Rig {
         let mut programmer: Box<dyn Programmer> = match kind {
             SiteKind::Causeway => Box::new(CausewayProgrammer::new(&site)?),
             SiteKind::Plain => Box::new(NoProgrammer),
-            SiteKind::Iptables => Box::new(IptablesProgrammer::new(&site, Variant::Default)?),
-            SiteKind::IptablesLegacy => Box::new(IptablesProgrammer::new(&site, Variant::Legacy)?),
+            SiteKind::Iptables => Box::new(IptablesProgrammer::new(&site, Variant::quickest())?),
+            SiteKind::IptablesNft => Box::new(IptablesProgrammer::new(&site, Variant::nft())?),
             SiteKind::Nftables => Box::new(NftablesProgrammer::new(&site)?),
         };
         let measured: Vec<usize> = positions.iter().map(|position| position.index(count)).collect();
