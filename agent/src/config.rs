@@ -163,6 +163,9 @@ pub struct Maps {
     /// Clients of services with session affinity, once for each service.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_AFFINITY", default_value_t = MapSizes::default().affinity)]
     pub map_affinity: u32,
+    /// Prefixes of clients that services let in from the network.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOURCE_RANGES", default_value_t = MapSizes::default().source_ranges)]
+    pub map_source_ranges: u32,
 }
 
 /// How log lines look.
@@ -284,6 +287,7 @@ impl Run {
             conntrack_new: self.maps.map_conntrack_new,
             socket_replies: self.maps.map_socket_replies,
             affinity: self.maps.map_affinity,
+            source_ranges: self.maps.map_source_ranges,
         }
     }
 }

@@ -50,6 +50,8 @@ pub struct MapSizes {
     pub socket_replies: u32,
     /// Clients of services with session affinity, once for each service.
     pub affinity: u32,
+    /// Prefixes of clients that services let in from the network.
+    pub source_ranges: u32,
 }
 
 impl Default for MapSizes {
@@ -64,6 +66,7 @@ impl Default for MapSizes {
             conntrack_new: 65_536,
             socket_replies: 65_536,
             affinity: 65_536,
+            source_ranges: 16_384,
         }
     }
 }
@@ -80,7 +83,7 @@ pub enum TcAttachment {
 
 impl MapSizes {
     /// Sizes by map name.
-    pub(super) fn by_name(&self) -> [(&'static str, u32); 11] {
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 12] {
         use causeway_maps::shape;
         [
             (shape::SERVICES.name, self.services),
@@ -94,6 +97,7 @@ impl MapSizes {
             (shape::CONNTRACK_NEW.name, self.conntrack_new),
             (shape::SOCKET_REPLIES.name, self.socket_replies),
             (shape::AFFINITY.name, self.affinity),
+            (shape::SOURCE_RANGES.name, self.source_ranges),
         ]
     }
 }

@@ -385,7 +385,7 @@ fn adopt(
     let mut sync = ServiceSync::new(maps.slots.len(), maps.backends.len(), ids, grace);
     let owners = (0..maps.backends.len()).filter_map(|index| Some((index, owner(&maps.backends.read(index)?)?)));
     readiness.adopt(owners.map(|(index, id)| (index, id.address)));
-    let writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness);
+    let writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness)?;
     sync.adopt(adopted_backends(&maps.backends), writer.adopted_services()?, &writer);
     Ok(Services { sync, writer })
 }

@@ -16,6 +16,7 @@ mod mmap;
 mod pinned;
 pub mod pins;
 pub mod shape;
+mod source_ranges;
 mod sys;
 mod table;
 mod value;
@@ -26,5 +27,6 @@ pub use advice::{Advice, advice, advice_by_name, reason_by_name, reason_by_numbe
 pub use error::MapsError;
 pub use mmap::{Flags, MappedArray};
 pub use pinned::PinnedMaps;
+pub use source_ranges::SourceRanges;
 pub use table::{CounterArray, Element, PerCpuSum, RouteTable, Table};
 pub use value::{Data, Plain};

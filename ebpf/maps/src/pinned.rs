@@ -14,7 +14,7 @@ use causeway_abi::{
     service::{Service, ServiceKey, ServiceName, Slot},
 };
 
-use crate::{CounterArray, Element, MappedArray, MapsError, RouteTable, Table, pins, shape};
+use crate::{CounterArray, Element, MappedArray, MapsError, RouteTable, SourceRanges, Table, pins, shape};
 
 /// Typed handles on the pinned maps of a node. `SOCKET_ORIGIN` is not among them: socket storage is reached only by the
 /// socket it belongs to. Nor is `EVENTS`, which whoever watches opens for itself.
@@ -47,6 +47,8 @@ pub struct PinnedMaps {
     pub service_names: Table<u32, ServiceName>,
     /// Which backend a client was given, for services with session affinity.
     pub affinity: Table<AffinityKey, Affinity>,
+    /// Whom services let in from the network.
+    pub source_ranges: SourceRanges,
     /// Events that found `EVENTS` full.
     pub events_lost: CounterArray<EventsLost>,
     /// Until when somebody watches.
@@ -87,6 +89,7 @@ impl PinnedMaps {
             drops: CounterArray::open(shape::DROPS, dir)?,
             service_names: Table::open(shape::SERVICE_NAMES, dir)?,
             affinity: Table::open(shape::AFFINITY, dir)?,
+            source_ranges: SourceRanges::open(dir)?,
             events_lost: CounterArray::open(shape::EVENTS_LOST, dir)?,
             trace: MappedArray::open(shape::TRACE, dir)?,
             explanation: Element::open(shape::EXPLANATION, dir)?,

@@ -90,6 +90,27 @@ pub struct Pod {
     cgroup: PathBuf,
 }
 
+/// A machine outside of the cluster.
+#[derive(Debug)]
+pub struct Outsider {
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+impl Outsider {
+    /// A socket of one of its processes.
+    pub fn socket(&self, kind: i32) -> OwnedFd {
+        socket_in(&self.netns, None, libc::AF_INET, kind)
+    }
+
+    /// Connects from it.
+    pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+        connect(self.socket(libc::SOCK_STREAM), to)
+    }
+}
+
 impl Lab {
     /// Nodes 1, 2, … with routes to each other's pods.
     pub fn new(settings: Settings) -> Self {
@@ -124,6 +145,17 @@ impl Lab {
         for node in &self.nodes {
             node.serve(services);
         }
+    }
+
+    /// A machine on the underlay that is no node and knows no route to pods.
+    pub fn outsider(&self, number: u8) -> Outsider {
+        let netns = Netns::new();
+        let descriptor = netns.as_fd().as_raw_fd();
+        let address = underlay_address(number);
+        self.underlay
+            .block_on(|| plug(format!("cw-port{number}"), descriptor, address));
+        netns.block_on(|| address_uplink(address));
+        Outsider { netns, address }
     }
 
     /// The namespace of the bridge.
@@ -453,5 +485,6 @@ fn sizes() -> MapSizes {
         conntrack_new: 4_096,
         socket_replies: 1_024,
         affinity: 1_024,
+        source_ranges: 64,
     }
 }

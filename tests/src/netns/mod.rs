@@ -10,7 +10,7 @@ mod server;
 mod socket;
 
 pub use cgroup::Cgroup;
-pub use lab::{Lab, Node, Pod, Settings, tcp_service, udp_service};
+pub use lab::{Lab, Node, Outsider, Pod, Settings, tcp_service, udp_service};
 pub use namespace::Netns;
 pub use server::{TcpServer, UdpServer};
 pub use socket::{ask, connect, socket_in};

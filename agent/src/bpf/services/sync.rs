@@ -7,7 +7,9 @@ use std::{
 
 use causeway_abi::{
     backend::{IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING},
-    service::{NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_PREFER_LOCAL, Service, ServiceKey, Slot},
+    service::{
+        NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_PREFER_LOCAL, SERVICE_SOURCE_RANGES, Service, ServiceKey, Slot,
+    },
 };
 use causeway_maps::{AddressExt as _, Protocol};
 
@@ -19,7 +21,9 @@ use super::{
     report::{NotApplied, Reason, SyncReport},
     writer::{AdoptedBackend, AdoptedService, MapWriter},
 };
-use crate::bpf::desired::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, VipId};
+use crate::bpf::desired::{
+    BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, SourceRange, VipId,
+};
 
 /// How long freed things rest.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,8 @@ struct Applied {
     members: Vec<BackendId>,
     /// Those of them that its table points to; sorted.
     choice: Vec<BackendId>,
+    /// Clients that are let in; `None` after adoption, when it is not known.
+    source_ranges: Option<Vec<SourceRange>>,
     /// Adopted in a state that must be written anew whatever is desired.
     stale: bool,
 }
@@ -131,6 +137,7 @@ impl ServiceSync {
                 owns_id,
                 choice: members.clone(),
                 members,
+                source_ranges: None,
                 stale,
             },
         )
@@ -204,6 +211,9 @@ impl ServiceSync {
             if let Some(applied) = self.applied.remove(&key) {
                 if applied.owns_id {
                     writer.remove_name(applied.service.service_id);
+                    if let Err(error) = writer.set_source_ranges(applied.service.service_id, &[]) {
+                        tracing::warn!(name = applied.name, %error, "source ranges stay behind");
+                    }
                     self.ids.release(applied.service.service_id, now);
                 }
                 self.let_go(applied.range, &applied.members, now);
@@ -275,6 +285,11 @@ impl ServiceSync {
             ..applied.service
         };
         let renamed = applied.name != wanted.desired.name;
+        if applied.source_ranges.as_deref() != Some(wanted.source_ranges) {
+            // Before the flag that asks for them.
+            writer.set_source_ranges(service.service_id, wanted.source_ranges)?;
+            applied.source_ranges = Some(wanted.source_ranges.to_vec());
+        }
         if !renamed && applied.service == service {
             return Ok(());
         }
@@ -365,6 +380,9 @@ impl ServiceSync {
             if kept_id.is_none() || old.is_none_or(|old| old.name != desired.name) {
                 writer.put_name(service_id, &desired.name)?;
             }
+            if kept_id.is_none() || old.is_none_or(|old| old.source_ranges.as_deref() != Some(wanted.source_ranges)) {
+                writer.set_source_ranges(service_id, wanted.source_ranges)?;
+            }
             writer.put_service(&key, &service)
         })();
         if let Err(error) = written {
@@ -383,6 +401,7 @@ impl ServiceSync {
             owns_id: true,
             members: wanted.members.clone(),
             choice: wanted.choice.clone(),
+            source_ranges: Some(wanted.source_ranges.to_vec()),
             stale: false,
         };
         if let Some(old) = self.applied.insert(key, applied) {
@@ -490,6 +509,7 @@ fn previous(position: u32, len: u32, old: Range, backend: u32, writer: &impl Map
 /// What a frontend should be in the maps.
 struct Wanted<'a> {
     desired: &'a DesiredService,
+    source_ranges: &'a [SourceRange],
     key: ServiceKey,
     vip: VipId,
     /// Sorted.
@@ -499,7 +519,7 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(desired: &'a DesiredService, frontend: &Frontend) -> Self {
+    fn of(desired: &'a DesiredService, frontend: &'a Frontend) -> Self {
         let choice = sorted(desired.choice(frontend).map(|backend| backend.id));
         let members = if frontend.local_only {
             choice.clone()
@@ -508,6 +528,7 @@ impl<'a> Wanted<'a> {
         };
         Self {
             desired,
+            source_ranges: &frontend.source_ranges,
             key: frontend_key(frontend),
             vip: frontend.vip,
             members,
@@ -516,11 +537,17 @@ impl<'a> Wanted<'a> {
     }
 
     fn flags(&self) -> u32 {
-        if self.desired.prefer_local {
+        let prefer_local = if self.desired.prefer_local {
             SERVICE_PREFER_LOCAL
         } else {
             0
-        }
+        };
+        let source_ranges = if self.source_ranges.is_empty() {
+            0
+        } else {
+            SERVICE_SOURCE_RANGES
+        };
+        prefer_local | source_ranges
     }
 
     /// Where the choice is held, of where the members are.

@@ -5,7 +5,7 @@ use std::{
 
 use causeway_abi::{
     backend::{Backend, IN_USE, LOCAL, READY, TERMINATING},
-    service::{NO_BACKEND, Service, ServiceKey, Slot},
+    service::{NO_BACKEND, SERVICE_SOURCE_RANGES, Service, ServiceKey, Slot},
 };
 use causeway_maps::{MappedArray, MapsError, Protocol};
 
@@ -16,7 +16,9 @@ use super::{
     sync::service_key,
     writer::{adopted_backends, owner},
 };
-use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, VipId};
+use crate::bpf::{
+    BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, SourceRange, VipId,
+};
 
 const GRACE: Grace = Grace {
     slots: Duration::from_secs(5),
@@ -31,6 +33,7 @@ struct Maps {
     /// Ranges of the tables in `services`: base → length.
     live: BTreeMap<u32, u32>,
     names: HashMap<u32, String>,
+    source_ranges: HashMap<u32, Vec<SourceRange>>,
     readiness: ReadinessHandle,
     services_max: usize,
     log: Vec<&'static str>,
@@ -46,6 +49,7 @@ impl Maps {
             services: BTreeMap::new(),
             live: BTreeMap::new(),
             names: HashMap::new(),
+            source_ranges: HashMap::new(),
             services_max: usize::MAX,
             log: Vec::new(),
         }
@@ -170,6 +174,11 @@ impl MapWriter for Maps {
 
     fn remove_name(&mut self, service_id: u32) {
         self.names.remove(&service_id);
+    }
+
+    fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        self.source_ranges.insert(service_id, ranges.to_vec());
+        Ok(())
     }
 
     fn clear_counters(&mut self, _: u32) -> Result<(), MapsError> {
@@ -536,6 +545,35 @@ fn each_frontend_has_a_table_of_the_backends_that_it_may_choose() {
     one.frontends.pop();
     assert_eq!(applied(&planner.sync(&desired([one]), now, &mut maps)), (0, 1));
     assert!(!maps.services.contains_key(&service_key(&vip_id(80), Scope::External)));
+}
+
+#[test]
+fn source_ranges_are_written_before_the_flag_and_go_with_the_service() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let range = SourceRange {
+        address: "192.0.2.0".parse().unwrap(),
+        prefix_len: 24,
+    };
+    let mut one = service(80, &[1]);
+    one.frontends[0].scope = Scope::External;
+    one.frontends[0].source_ranges = vec![range];
+    planner.sync(&desired([one.clone()]), now, &mut maps);
+    let key = service_key(&vip_id(80), Scope::External);
+    let written = maps.services[&key];
+    assert_eq!(written.flags & SERVICE_SOURCE_RANGES, SERVICE_SOURCE_RANGES);
+    assert_eq!(maps.source_ranges[&written.service_id], [range]);
+    assert!(
+        maps.adopt()
+            .sync(&desired([one.clone()]), now, &mut maps)
+            .is_unchanged()
+    );
+
+    one.frontends[0].source_ranges.clear();
+    planner.sync(&desired([one]), now, &mut maps);
+    assert_eq!(maps.services[&key].flags & SERVICE_SOURCE_RANGES, 0);
+    assert!(maps.source_ranges[&written.service_id].is_empty());
 }
 
 #[test]

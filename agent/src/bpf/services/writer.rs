@@ -6,12 +6,17 @@ use causeway_abi::{
     Address,
     backend::{Backend, IN_USE, READY_ALWAYS},
     counter::ServiceCounters,
-    service::{NO_BACKEND, Service, ServiceKey, ServiceName, Slot},
+    service::{NO_BACKEND, Service, ServiceKey, ServiceName, Slot, SourceRangeKey},
 };
-use causeway_maps::{AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, Table, view};
+use causeway_maps::{
+    AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, SourceRanges, Table, view,
+};
 
 use super::{arena::Range, backends::Held};
-use crate::bpf::{desired::BackendId, readiness::ReadinessHandle};
+use crate::bpf::{
+    desired::{BackendId, SourceRange},
+    readiness::ReadinessHandle,
+};
 
 /// What the planner does to the maps.
 pub trait MapWriter {
@@ -33,6 +38,8 @@ pub trait MapWriter {
     fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError>;
     /// Removes the name of a service id; a name left over is overwritten when the id is used again.
     fn remove_name(&mut self, service_id: u32);
+    /// Makes these the clients that a service id lets in from the network.
+    fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError>;
     /// Sets the counters of a service id to zero.
     fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError>;
 }
@@ -63,26 +70,33 @@ pub(in crate::bpf) struct PinnedWriter {
     names: Table<u32, ServiceName>,
     counters: CounterArray<ServiceCounters>,
     slots: MappedArray<Slot>,
+    source_ranges: SourceRanges,
+    /// What `source_ranges` holds.
+    let_in: HashSet<SourceRangeKey>,
     readiness: ReadinessHandle,
 }
 
 impl PinnedWriter {
     /// Opens further handles on the maps.
-    pub(in crate::bpf) fn open(maps: PinnedMaps, readiness: ReadinessHandle) -> Self {
+    pub(in crate::bpf) fn open(maps: PinnedMaps, readiness: ReadinessHandle) -> Result<Self, MapsError> {
         let PinnedMaps {
             services,
             service_names,
             service_counters,
             slots,
+            source_ranges,
             ..
         } = maps;
-        Self {
+        let let_in = source_ranges.entries()?.into_iter().collect();
+        Ok(Self {
             services,
             names: service_names,
             counters: service_counters,
             slots,
+            source_ranges,
+            let_in,
             readiness,
-        }
+        })
     }
 
     /// The entries of `SERVICES`.
@@ -141,6 +155,16 @@ pub(in crate::bpf) fn element(held: Held, id: &BackendId, flags: u32) -> Backend
     }
 }
 
+/// The map's key of a prefix; an IPv4 one is v4-mapped.
+fn source_range_key(service_id: u32, range: &SourceRange) -> SourceRangeKey {
+    let mapped = if range.address.is_ipv4() { 96 } else { 0 };
+    SourceRangeKey {
+        prefix_len: 32 + mapped + u32::from(range.prefix_len),
+        service_id,
+        address: Address::from_ip(range.address),
+    }
+}
+
 impl MapWriter for PinnedWriter {
     fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
         self.readiness.publish(held, id, flags)
@@ -182,6 +206,26 @@ impl MapWriter for PinnedWriter {
         if let Err(error) = self.names.remove(&service_id) {
             tracing::debug!(service_id, %error, "a service's name stays behind");
         }
+    }
+
+    fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError> {
+        if ranges.is_empty() && self.let_in.is_empty() {
+            return Ok(());
+        }
+        let wanted: HashSet<_> = ranges.iter().map(|range| source_range_key(service_id, range)).collect();
+        for key in &wanted {
+            if !self.let_in.contains(key) {
+                self.source_ranges.insert(key)?;
+                self.let_in.insert(*key);
+            }
+        }
+        let held = self.let_in.iter().filter(|key| key.service_id == service_id);
+        let unwanted: Vec<_> = held.filter(|key| !wanted.contains(key)).copied().collect();
+        for key in unwanted {
+            self.source_ranges.remove(&key)?;
+            self.let_in.remove(&key);
+        }
+        Ok(())
     }
 
     fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError> {

@@ -1,0 +1,213 @@
+//! A node and the network around it, with real sockets: who comes in by a node port, and pods that go out.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    process::Command,
+};
+
+use causeway_abi::DropReason;
+use causeway_agent::bpf::{DesiredService, Frontend, Scope, SourceRange};
+use causeway_tests::netns::{Lab, Node, Outsider, Pod, TcpServer, UdpServer, ask, tcp_service, udp_service};
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30_080;
+
+fn vip() -> SocketAddr {
+    SocketAddr::from(([10, 96, 0, 10], 80))
+}
+
+fn node_port(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.underlay_address(), NODE_PORT)
+}
+
+/// Lets the network use a service by a port of each node.
+fn with_node_port(mut service: DesiredService, lab: &Lab, local_only: bool) -> DesiredService {
+    for node in &lab.nodes {
+        for scope in [Scope::External, Scope::Cluster] {
+            let mut frontend = service.frontends[0].clone();
+            frontend.vip.address = node.underlay_address();
+            frontend.vip.port = NODE_PORT;
+            frontend.scope = scope;
+            frontend.local_only = local_only && scope == Scope::External;
+            service.frontends.push(frontend);
+        }
+    }
+    service
+}
+
+/// Two nodes with a server each, and a machine outside.
+struct World {
+    lab: Lab,
+    outsider: Outsider,
+    servers: Vec<Pod>,
+    #[expect(dead_code, reason = "listen until they are dropped")]
+    listening: (Vec<TcpServer>, Vec<UdpServer>),
+}
+
+fn world() -> World {
+    let mut lab = Lab::pair();
+    let outsider = lab.outsider(200);
+    let servers: Vec<Pod> = lab.nodes.iter_mut().map(|node| node.add_pod(3)).collect();
+    let tcp = servers
+        .iter()
+        .zip(["one", "two"])
+        .map(|(pod, name)| pod.serve_tcp(PORT, name))
+        .collect();
+    let udp = servers
+        .iter()
+        .zip(["one", "two"])
+        .map(|(pod, name)| pod.serve_udp(PORT, name))
+        .collect();
+    World {
+        lab,
+        outsider,
+        servers,
+        listening: (tcp, udp),
+    }
+}
+
+impl World {
+    fn service(&self) -> DesiredService {
+        tcp_service(vip(), PORT, &self.servers.iter().collect::<Vec<_>>())
+    }
+}
+
+/// Who answers so many connections, how often.
+fn tally(times: usize, outsider: &Outsider, to: SocketAddr) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for _ in 0..times {
+        let stream = outsider.connect(to).expect("a connection");
+        assert_eq!(stream.peer_addr().expect("its peer"), to);
+        *tally.entry(ask(&stream).expect("an answer")).or_default() += 1;
+    }
+    tally
+}
+
+#[test]
+fn a_node_port_reaches_pods_of_every_node() {
+    let world = world();
+    world.lab.serve(&[with_node_port(world.service(), &world.lab, false)]);
+    for node in &world.lab.nodes {
+        let tally = tally(40, &world.outsider, node_port(node));
+        assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{tally:?}");
+    }
+}
+
+#[test]
+fn a_local_policy_keeps_to_the_nodes_own_pods() {
+    let world = world();
+    world.lab.serve(&[with_node_port(world.service(), &world.lab, true)]);
+    for (node, name) in world.lab.nodes.iter().zip(["one", "two"]) {
+        let tally = tally(20, &world.outsider, node_port(node));
+        assert_eq!(tally.keys().collect::<Vec<_>>(), [name], "{tally:?}");
+    }
+}
+
+#[test]
+fn udp_is_answered_by_the_address_that_was_asked() {
+    let world = world();
+    let service = udp_service(vip(), PORT, &world.servers.iter().collect::<Vec<_>>());
+    world.lab.serve(&[with_node_port(service, &world.lab, false)]);
+    for node in &world.lab.nodes {
+        let mut names = BTreeMap::<String, usize>::new();
+        for _ in 0..30 {
+            let socket = UdpSocket::from(world.outsider.socket(libc::SOCK_DGRAM));
+            socket.send_to(b"who?", node_port(node)).expect("a question");
+            let mut buffer = [0; 64];
+            let (length, from) = socket.recv_from(&mut buffer).expect("an answer");
+            assert_eq!(from, node_port(node));
+            *names
+                .entry(String::from_utf8_lossy(&buffer[..length]).into_owned())
+                .or_default() += 1;
+        }
+        assert_eq!(names.len(), 2, "{names:?}");
+    }
+}
+
+#[test]
+fn clients_that_no_source_range_holds_are_kept_out() {
+    let world = world();
+    let mut service = with_node_port(world.service(), &world.lab, false);
+    let range = |address: IpAddr| SourceRange {
+        address,
+        prefix_len: 32,
+    };
+    for frontend in &mut service.frontends {
+        if frontend.scope == Scope::External {
+            frontend.source_ranges = vec![range("172.30.0.201".parse().unwrap())];
+        }
+    }
+    world.lab.serve(&[service.clone()]);
+    let node = &world.lab.nodes[0];
+    assert!(world.outsider.connect(node_port(node)).is_err());
+    let drops = node.datapath().drops().expect("the counters");
+    assert!(
+        drops
+            .iter()
+            .any(|(reason, counters)| *reason == DropReason::SourceNotAllowed && counters.packets > 0)
+    );
+
+    let let_in = |frontend: &mut Frontend| {
+        frontend
+            .source_ranges
+            .iter_mut()
+            .for_each(|one| *one = range(world.outsider.address))
+    };
+    service.frontends.iter_mut().for_each(let_in);
+    world.lab.serve(&[service]);
+    assert_eq!(tally(10, &world.outsider, node_port(node)).values().sum::<usize>(), 10);
+}
+
+#[test]
+fn without_a_ready_backend_the_network_is_refused_at_once() {
+    let world = world();
+    world
+        .lab
+        .serve(&[with_node_port(tcp_service(vip(), PORT, &[]), &world.lab, false)]);
+    let error = world
+        .outsider
+        .connect(node_port(&world.lab.nodes[0]))
+        .expect_err("nobody is there");
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+}
+
+#[test]
+fn pods_and_nodes_use_node_ports_too() {
+    let mut world = world();
+    let client = world.lab.nodes[0].add_pod(9);
+    world.lab.serve(&[with_node_port(world.service(), &world.lab, false)]);
+    for node in &world.lab.nodes {
+        for connect in [Pod::connect, Pod::connect_unhooked] {
+            let stream = connect(&client, node_port(node)).expect("a connection");
+            assert_eq!(stream.peer_addr().expect("its peer"), node_port(node));
+            ask(&stream).expect("an answer");
+        }
+        ask(&world.lab.nodes[0].connect(node_port(node)).expect("a connection")).expect("an answer");
+    }
+}
+
+#[test]
+fn pods_reach_the_network_behind_their_nodes_address() {
+    let mut lab = Lab::single();
+    let outsider = lab.outsider(200);
+    let pod = lab.nodes[0].add_pod(2);
+    let address = SocketAddr::new(outsider.address, 9_000);
+    let _tcp = TcpServer::start(outsider.socket(libc::SOCK_STREAM), address, "world");
+    for connect in [Pod::connect, Pod::connect_unhooked] {
+        let stream = connect(&pod, address).expect("a connection");
+        assert_eq!(ask(&stream).expect("an answer"), "world");
+    }
+    let maps = lab.nodes[0].maps();
+    let flows = causeway_maps::view::flows(&maps).expect("the flows");
+    assert!(!flows.is_empty(), "the node's address stands in for the pod's");
+
+    let ping = pod.netns.run(|| {
+        Command::new("busybox")
+            .args(["ping", "-c", "3", "-W", "2", &outsider.address.to_string()])
+            .output()
+            .expect("busybox runs")
+    });
+    let said = String::from_utf8_lossy(&ping.stdout);
+    assert!(said.contains("3 packets received"), "{said}");
+}
