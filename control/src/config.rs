@@ -5,8 +5,13 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, ValueEnum};
 
 use crate::{
-    api::{MAX_PREFIX_LEN, MIN_PREFIX_LEN, server::Address},
-    cidr::Cidr,
+    api::{
+        RegistryOptions,
+        pools::{MAX_HOST_BITS, MIN_HOST_BITS},
+        server::Address,
+    },
+    cidr::{Cidr, Family},
+    port_range::PortRange,
     reconcile::{
         ReconcileConfig,
         node_cidr::{Pool, PoolError},
@@ -60,26 +65,28 @@ pub struct Config {
     #[arg(long, value_name = "PREFIX", env = "CAUSEWAY_ETCD_PREFIX", default_value = "causeway", value_parser = parse_prefix)]
     pub etcd_prefix: String,
 
-    /// Range of service VIPs
+    /// Range of service VIPs; with a comma, one of each family, the preferred family first
     #[arg(
         long,
         value_name = "CIDR",
         env = "CAUSEWAY_SERVICE_CIDR",
+        value_delimiter = ',',
         default_value = "10.96.0.0/16",
         value_parser = parse_service_cidr
     )]
-    pub service_cidr: Cidr,
+    pub service_cidr: Vec<Cidr>,
 
-    /// Range of pod addresses, of which every node gets a part
+    /// Range of pod addresses, of which every node gets a part; with a comma, one of each family
     #[arg(
         long,
         value_name = "CIDR",
         env = "CAUSEWAY_CLUSTER_CIDR",
+        value_delimiter = ',',
         default_value = "10.244.0.0/16"
     )]
-    pub cluster_cidr: Cidr,
+    pub cluster_cidr: Vec<Cidr>,
 
-    /// Prefix length of a node's part of the pod range
+    /// Prefix length of a node's part of the IPv4 pod range
     #[arg(
         long,
         value_name = "BITS",
@@ -88,6 +95,36 @@ pub struct Config {
         value_parser = clap::value_parser!(u8).range(8..=30)
     )]
     pub node_cidr_mask_size: u8,
+
+    /// Prefix length of a node's part of the IPv6 pod range
+    #[arg(
+        long,
+        value_name = "BITS",
+        env = "CAUSEWAY_NODE_CIDR_MASK_SIZE_IPV6",
+        default_value_t = 64,
+        value_parser = clap::value_parser!(u8).range(16..=126)
+    )]
+    pub node_cidr_mask_size_ipv6: u8,
+
+    /// Ports that services may have on every node
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        env = "CAUSEWAY_NODE_PORT_RANGE",
+        default_value_t = PortRange::NODE_PORTS
+    )]
+    pub node_port_range: PortRange,
+
+    /// Addresses for services of type LoadBalancer, which somebody routes to the nodes; may be given several times; without any, such
+    /// services wait
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "CAUSEWAY_LOAD_BALANCER_RANGE",
+        value_delimiter = ',',
+        value_parser = parse_load_balancer_range
+    )]
+    pub load_balancer_range: Vec<Cidr>,
 
     /// A node that is silent for so long is marked not ready, and its pods leave their services
     #[arg(
@@ -139,14 +176,18 @@ pub enum LogFormat {
 /// Options that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// An address could be both a VIP and a pod's.
-    #[error("--service-cidr {service} and --cluster-cidr {cluster} overlap")]
-    Overlap {
-        /// Range of VIPs.
-        service: Cidr,
-        /// Range of pods.
-        cluster: Cidr,
+    /// An address could be two things.
+    #[error("{0} and {1} overlap")]
+    Overlap(String, String),
+    /// More than a range for each family.
+    #[error("{option} takes one range, or one of each family")]
+    Families {
+        /// The option.
+        option: &'static str,
     },
+    /// VIPs without pods, or pods without VIPs.
+    #[error("--service-cidr has a range of a family that --cluster-cidr has none of: {0}")]
+    NoPods(Cidr),
     /// No node could get a part.
     #[error("--node-cidr-mask-size: {0}")]
     NodeMask(#[from] PoolError),
@@ -166,10 +207,21 @@ pub enum ConfigError {
 impl Config {
     /// Checks what concerns several options.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let (service, cluster) = (self.service_cidr, self.cluster_cidr);
-        if service.overlaps(&cluster) {
-            return Err(ConfigError::Overlap { service, cluster });
+        for (option, ranges) in [
+            ("--service-cidr", &self.service_cidr),
+            ("--cluster-cidr", &self.cluster_cidr),
+        ] {
+            match ranges.as_slice() {
+                [_] => {}
+                [first, second] if first.family() != second.family() => {}
+                _ => return Err(ConfigError::Families { option }),
+            }
         }
+        let has_pods = |range: &&Cidr| self.cluster_cidr.iter().any(|pods| pods.family() == range.family());
+        if let Some(range) = self.service_cidr.iter().find(|range| !has_pods(range)) {
+            return Err(ConfigError::NoPods(*range));
+        }
+        self.check_overlaps()?;
         if self.pod_eviction_timeout < self.node_monitor_grace_period {
             return Err(ConfigError::Eviction);
         }
@@ -177,14 +229,51 @@ impl Config {
         self.log_filter().map(drop)
     }
 
+    fn check_overlaps(&self) -> Result<(), ConfigError> {
+        let named =
+            |option: &'static str, ranges: &'_ [Cidr]| ranges.iter().map(|range| (option, *range)).collect::<Vec<_>>();
+        let mut all = named("--service-cidr", &self.service_cidr);
+        all.extend(named("--cluster-cidr", &self.cluster_cidr));
+        all.extend(named("--load-balancer-range", &self.load_balancer_range));
+        for (at, (option, range)) in all.iter().enumerate() {
+            if let Some((other, second)) = all[at + 1..].iter().find(|(_, other)| other.overlaps(range)) {
+                return Err(ConfigError::Overlap(
+                    format!("{option} {range}"),
+                    format!("{other} {second}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the registry is told.
+    pub fn registry(&self) -> RegistryOptions {
+        let [first, second @ ..] = self.service_cidr.as_slice() else {
+            unreachable!("there is a default, and clap takes no empty list");
+        };
+        RegistryOptions {
+            secondary_service_cidr: second.first().copied(),
+            node_ports: self.node_port_range,
+            load_balancer_ranges: self.load_balancer_range.clone(),
+            ..RegistryOptions::new(*first)
+        }
+    }
+
     /// What the reconcilers are told.
     pub fn reconcile(&self) -> Result<ReconcileConfig, ConfigError> {
-        let mut config = ReconcileConfig::new(Pool::new(self.cluster_cidr, self.node_cidr_mask_size)?);
-        config.lifecycle = LifecycleTimes {
+        let pool = |range: &Cidr| match range.family() {
+            Family::V4 => Pool::new(*range, self.node_cidr_mask_size),
+            Family::V6 => Pool::new(*range, self.node_cidr_mask_size_ipv6),
+        };
+        let pod_ranges = self.cluster_cidr.iter().map(pool).collect::<Result<_, _>>()?;
+        let lifecycle = LifecycleTimes {
             grace_period: self.node_monitor_grace_period,
             eviction_timeout: self.pod_eviction_timeout,
         };
-        Ok(config)
+        Ok(ReconcileConfig {
+            lifecycle,
+            ..ReconcileConfig::new(pod_ranges)
+        })
     }
 
     /// The log filter.
@@ -197,14 +286,22 @@ impl Config {
 }
 
 fn parse_service_cidr(text: &str) -> Result<Cidr, String> {
+    parse_range(text, MIN_HOST_BITS)
+}
+
+fn parse_load_balancer_range(text: &str) -> Result<Cidr, String> {
+    parse_range(text, 0)
+}
+
+/// A range of which each address is remembered.
+fn parse_range(text: &str, min_host_bits: u8) -> Result<Cidr, String> {
     let cidr = Cidr::from_str(text).map_err(|error| error.to_string())?;
-    if (MIN_PREFIX_LEN..=MAX_PREFIX_LEN).contains(&cidr.prefix_len()) {
-        Ok(cidr)
-    } else {
-        Err(format!(
-            "the prefix length must be between {MIN_PREFIX_LEN} and {MAX_PREFIX_LEN}"
-        ))
+    if (min_host_bits..=MAX_HOST_BITS).contains(&cidr.host_bits()) {
+        return Ok(cidr);
     }
+    let bits = cidr.family().bits();
+    let (shortest, longest) = (bits - MAX_HOST_BITS, bits - min_host_bits);
+    Err(format!("the prefix length must be between {shortest} and {longest}"))
 }
 
 fn parse_endpoint(text: &str) -> Result<String, String> {
@@ -283,7 +380,10 @@ mod tests {
             (["--listen", "6550"], "must be HOST:PORT or unix:/path"),
             (["--service-cidr", "10.96.0.1/16"], "did you mean 10.96.0.0/16?"),
             (["--service-cidr", "10.0.0.0/8"], "between 12 and 30"),
-            (["--cluster-cidr", "pods"], "must be a valid IPv4 range"),
+            (["--service-cidr", "fd00::/64"], "between 108 and 126"),
+            (["--load-balancer-range", "192.0.2.0/8"], "did you mean 192.0.0.0/8?"),
+            (["--node-port-range", "32767-30000"], "such as 30000-32767"),
+            (["--cluster-cidr", "pods"], "must be a valid address range"),
             (["--node-cidr-mask-size", "31"], "31 is not in 8..=30"),
             (["--node-monitor-grace-period", "40"], "must be a time such as 40s"),
             (["--etcd-endpoints", "127.0.0.1:2379"], "must be a URL"),
@@ -295,11 +395,43 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_may_have_both_families() {
+        let config = parse(&[
+            "--service-cidr",
+            "10.96.0.0/16,fd00:96::/112",
+            "--cluster-cidr",
+            "10.244.0.0/16,fd00:244::/48",
+            "--load-balancer-range",
+            "192.0.2.0/28,2001:db8::/124",
+        ])
+        .unwrap();
+        assert_eq!(config.check(), Ok(()));
+        let registry = config.registry();
+        assert_eq!(registry.secondary_service_cidr, Some("fd00:96::/112".parse().unwrap()));
+        assert_eq!(registry.load_balancer_ranges.len(), 2);
+        assert_eq!(config.reconcile().unwrap().pod_ranges.len(), 2);
+    }
+
+    #[test]
     fn contradictions_are_found() {
         let check = |args: &[&str]| parse(args).unwrap().check().unwrap_err();
+        assert_eq!(
+            check(&["--service-cidr", "10.244.8.0/24"]).to_string(),
+            "--service-cidr 10.244.8.0/24 and --cluster-cidr 10.244.0.0/16 overlap"
+        );
         assert!(matches!(
-            check(&["--service-cidr", "10.244.8.0/24"]),
-            ConfigError::Overlap { .. }
+            check(&["--load-balancer-range", "10.96.3.0/24"]),
+            ConfigError::Overlap(..)
+        ));
+        assert_eq!(
+            check(&["--service-cidr", "10.96.0.0/24,10.97.0.0/24"]),
+            ConfigError::Families {
+                option: "--service-cidr"
+            }
+        );
+        assert!(matches!(
+            check(&["--service-cidr", "10.96.0.0/16,fd00:96::/112"]),
+            ConfigError::NoPods(_)
         ));
         assert!(matches!(
             check(&["--node-cidr-mask-size", "15"]),

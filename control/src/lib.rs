@@ -9,6 +9,7 @@ pub mod cache;
 pub mod cidr;
 pub mod config;
 pub mod metrics;
+pub mod port_range;
 pub mod process;
 pub mod reconcile;
 pub mod schedule;

@@ -13,7 +13,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     api::{
-        ApiError, ObjectApi, Registry, RegistryOptions,
+        ApiError, ObjectApi, Registry,
         server::{self, ListenError, Listener},
     },
     config::{Config, ConfigError, StoreKind},
@@ -127,7 +127,7 @@ async fn open(config: &Config) -> Result<Opened, ProcessError> {
         Some(address) => Some(server::bind_tcp(&address.to_string(), "--metrics-listen").await?),
         None => None,
     };
-    let registry = Registry::start(store.clone(), RegistryOptions::new(config.service_cidr));
+    let registry = Registry::start(store.clone(), config.registry());
     metrics.observe_caches(registry.caches());
     Ok(Opened {
         store,
@@ -188,7 +188,7 @@ impl Life {
         let leadership = candidacy
             .as_ref()
             .map_or_else(Leadership::always, Candidacy::leadership);
-        let mut reconcilers = reconcile::spawn_all(self.registry.clone(), self.reconcile, leadership);
+        let mut reconcilers = reconcile::spawn_all(self.registry.clone(), self.reconcile.clone(), leadership);
         stop.run_until_cancelled(self.tell_health()).await;
         reconcilers.shutdown().await;
         if let Some(candidacy) = candidacy

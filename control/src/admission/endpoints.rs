@@ -21,13 +21,18 @@ pub fn default(endpoints: &mut Endpoints) {
 pub fn validate(endpoints: &Endpoints, v: &mut Violations) {
     for (at, subset) in endpoints.subsets.iter().enumerate() {
         let path = Path::new("subsets").index(at);
-        if subset.addresses.is_empty() && subset.not_ready_addresses.is_empty() {
-            v.required(&path, "must specify `addresses` or `notReadyAddresses`");
-        }
-        for (field, addresses) in [
+        let lists = [
             ("addresses", &subset.addresses),
             ("notReadyAddresses", &subset.not_ready_addresses),
-        ] {
+            ("terminatingAddresses", &subset.terminating_addresses),
+        ];
+        if lists.iter().all(|(_, addresses)| addresses.is_empty()) {
+            v.required(
+                &path,
+                "must specify `addresses`, `notReadyAddresses` or `terminatingAddresses`",
+            );
+        }
+        for (field, addresses) in lists {
             for (at, address) in addresses.iter().enumerate() {
                 validate_address(address, &path.child(field).index(at), v);
             }
@@ -38,37 +43,39 @@ pub fn validate(endpoints: &Endpoints, v: &mut Violations) {
     }
 }
 
-fn validate_address(address: &EndpointAddress, path: &Path, v: &mut Violations) {
-    let at = path.child("ip");
-    match address.ip.parse::<IpAddr>() {
-        Err(_) => v.invalid(
-            &at,
-            &address.ip,
+/// Checks that an address can be a backend's, or one to which backends answer.
+pub(super) fn validate_ip(text: &str, path: &Path, v: &mut Violations) {
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        return v.invalid(
+            path,
+            text,
             "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ),
-        Ok(ip) if ip.is_unspecified() => v.invalid(&at, &address.ip, &format!("may not be unspecified ({ip})")),
-        Ok(ip) if ip.is_loopback() => v.invalid(
-            &at,
-            &address.ip,
-            "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        ),
-        Ok(IpAddr::V4(ip)) if ip.is_link_local() => {
-            v.invalid(
-                &at,
-                &address.ip,
-                "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-            );
-        }
-        Ok(IpAddr::V4(ip)) if ip.is_multicast() => {
-            v.invalid(
-                &at,
-                &address.ip,
-                "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
-            );
-        }
-        Ok(IpAddr::V4(_)) => {}
-        Ok(IpAddr::V6(_)) => v.invalid(&at, &address.ip, "the pod and service ranges are IPv4"),
+        );
+    };
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    if ip.is_unspecified() {
+        v.invalid(path, text, &format!("may not be unspecified ({ip})"));
     }
+    if ip.is_loopback() {
+        v.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    if link_local {
+        v.invalid(
+            path,
+            text,
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        );
+    }
+    if ip.is_multicast() {
+        v.invalid(path, text, "may not be in the multicast range (224.0.0.0/4, ff00::/8)");
+    }
+}
+
+fn validate_address(address: &EndpointAddress, path: &Path, v: &mut Violations) {
+    validate_ip(&address.ip, &path.child("ip"), v);
     if !address.hostname.is_empty() {
         v.invalid_each(
             &path.child("hostname"),
@@ -128,13 +135,17 @@ mod tests {
 
     #[test]
     fn addresses_must_be_those_of_backends() {
-        assert!(check(&["10.244.1.2"], &[("", 80)]).is_empty());
+        assert!(check(&["10.244.1.2", "fd00:244:1::2"], &[("", 80)]).is_empty());
         for (ip, part) in [
             ("x", "valid IP"),
             ("0.0.0.0", "unspecified"),
             ("127.0.0.1", "loopback"),
             ("169.254.1.1", "link-local"),
             ("224.0.0.1", "multicast"),
+            ("::", "unspecified"),
+            ("::1", "loopback"),
+            ("fe80::1", "link-local"),
+            ("ff02::1", "multicast"),
         ] {
             let found = check(&[ip], &[("", 80)]);
             assert!(found.len() == 1 && found[0].contains(part), "{ip}: {found:?}");

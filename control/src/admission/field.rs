@@ -93,6 +93,11 @@ impl Violations {
         self.add(path, format!("Too long: may not be more than {max_bytes} bytes"));
     }
 
+    /// The list has more elements than allowed.
+    pub fn too_many(&mut self, path: &Path, len: usize, max: usize) {
+        self.add(path, format!("Too many: {len}: must have at most {max} items"));
+    }
+
     /// `invalid` for each broken rule.
     pub fn invalid_each(&mut self, path: &Path, value: impl fmt::Debug, details: Vec<String>) {
         for detail in details {

@@ -11,6 +11,8 @@ use tonic_types::FieldViolation;
 
 use field::Violations;
 
+use crate::{cidr::Cidr, port_range::PortRange};
+
 pub mod container;
 pub mod endpoints;
 pub mod event;
@@ -24,11 +26,35 @@ pub mod pod;
 pub mod probe;
 pub mod replication_controller;
 pub mod service;
+mod service_families;
+mod service_reach;
+
+pub use service_reach::wants_node_ports;
 
 /// The owner stays until what it owns is gone.
 pub const FINALIZER_FOREGROUND: &str = "foregroundDeletion";
 /// The owner stays until what it owns has been released.
 pub const FINALIZER_ORPHAN: &str = "orphan";
+
+/// What of the cluster's configuration the rules depend on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where VIPs come from: one range for each family, the preferred one first.
+    pub service_ranges: Vec<Cidr>,
+    /// Where node ports come from.
+    pub node_ports: PortRange,
+}
+
+impl Settings {
+    /// A cluster of one family.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
+            node_ports: PortRange::NODE_PORTS,
+        }
+    }
+}
 
 /// The rules of one kind.
 trait Rules: Resource {
@@ -46,6 +72,9 @@ trait Rules: Resource {
 
     /// Checks what may not change.
     fn validate_update(&self, _old: &Self, _v: &mut Violations) {}
+
+    /// Decides and checks what depends on the cluster's configuration.
+    fn resolve(&mut self, _old: Option<&Self>, _settings: &Settings, _v: &mut Violations) {}
 }
 
 impl Rules for v1::Pod {
@@ -89,6 +118,9 @@ impl Rules for v1::Service {
     }
     fn validate_update(&self, old: &Self, v: &mut Violations) {
         service::validate_update(self, old, v);
+    }
+    fn resolve(&mut self, old: Option<&Self>, settings: &Settings, v: &mut Violations) {
+        service::resolve(self, old, settings, v);
     }
 }
 
@@ -154,29 +186,31 @@ impl Rules for v1::Event {
 }
 
 /// Fills in and checks a new object. Its name must have been generated already.
-pub fn create(object: &mut Object) -> Result<(), Vec<FieldViolation>> {
-    fn run<T: Rules>(object: &mut T, v: &mut Violations) {
+pub fn create(object: &mut Object, settings: &Settings) -> Result<(), Vec<FieldViolation>> {
+    fn run<T: Rules>(object: &mut T, settings: &Settings, v: &mut Violations) {
         object.prepare_create();
         meta::validate(object.meta(), T::KIND.namespaced(), T::NAME, v);
         object.validate(v);
+        object.resolve(None, settings, v);
     }
     let mut v = Violations::default();
-    dispatch!(object, inner => run(inner, &mut v));
+    dispatch!(object, inner => run(inner, settings, &mut v));
     finish(v)
 }
 
 /// Fills in and checks a changed object against the stored one, which is of the same kind.
-pub fn update(object: &mut Object, old: &Object) -> Result<(), Vec<FieldViolation>> {
-    fn run<T: Rules>(object: &mut T, old: &Object, v: &mut Violations) {
+pub fn update(object: &mut Object, old: &Object, settings: &Settings) -> Result<(), Vec<FieldViolation>> {
+    fn run<T: Rules>(object: &mut T, old: &Object, settings: &Settings, v: &mut Violations) {
         let Some(old) = T::from_object_ref(old) else { return };
         object.prepare_update(old);
         meta::validate(object.meta(), T::KIND.namespaced(), T::NAME, v);
         meta::validate_update(object.meta(), old.meta(), v);
         object.validate(v);
         object.validate_update(old, v);
+        object.resolve(Some(old), settings, v);
     }
     let mut v = Violations::default();
-    dispatch!(object, inner => run(inner, old, &mut v));
+    dispatch!(object, inner => run(inner, old, settings, &mut v));
     finish(v)
 }
 

@@ -6,10 +6,7 @@ use causeway_proto::Kind;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{
-    cidr::Cidr,
-    store::{Revision, StoreError},
-};
+use crate::store::{Revision, StoreError};
 
 /// Why a request was refused or failed. `code` gives the gRPC code; `From<ApiError> for Status` adds google.rpc details.
 #[derive(Debug, thiserror::Error)]
@@ -102,13 +99,15 @@ pub enum ApiError {
         /// "status" or "scale".
         subresource: &'static str,
     },
-    /// Every address of the service range is taken.
-    #[error("service range {range} is exhausted: all of its {size} addresses are allocated")]
+    /// Every address or port of a range is taken.
+    #[error("{range} is exhausted: all of its {size} {unit} are allocated")]
     RangeExhausted {
-        /// The range.
-        range: Cidr,
-        /// Addresses that services can have.
+        /// "service range 10.96.0.0/16".
+        range: String,
+        /// As many can be allocated.
         size: u64,
+        /// Of what it is a range.
+        unit: &'static str,
     },
     /// A watch asks for a revision that the store has not reached: it is from another store. List again.
     #[error("{kind}: revision {requested} is in the future, the last one is {last}; list again and watch from there")]

@@ -18,6 +18,7 @@ use super::{
     stored,
     write::{Decision, kind_of, meta_of, replace},
 };
+use crate::admission::Settings;
 
 /// Holds the manifest that was applied last, as JSON.
 pub const LAST_APPLIED: &str = "causeway.dev/last-applied-configuration";
@@ -41,7 +42,7 @@ impl Registry {
             patch.apply(kind, old, &mut document)?;
             let new = from_json(kind, document)?;
             refuse_other_version(kind, &new, old)?;
-            replace(kind, new, old)
+            replace(kind, new, old, self.settings())
         })
         .await
     }
@@ -67,7 +68,7 @@ impl Registry {
         let (kind, name) = (given.kind, &given.name);
         let object = self
             .mutate(kind, &given.namespace, name, &given.preconditions, dry_run, |old| {
-                let decision = given.merge_into(old)?;
+                let decision = given.merge_into(old, self.settings())?;
                 let changes = match &decision {
                     Decision::Put(new) => stored::encode(new) != stored::encode(old),
                     Decision::Remove => true,
@@ -183,7 +184,7 @@ impl Given {
         })
     }
 
-    fn merge_into(&self, old: &Object) -> Result<Decision, ApiError> {
+    fn merge_into(&self, old: &Object, settings: &Settings) -> Result<Decision, ApiError> {
         let current = manifest::to_json(old);
         let last = old.meta().and_then(|meta| meta.annotations.get(LAST_APPLIED));
         // An annotation that someone has broken counts as none.
@@ -196,7 +197,7 @@ impl Given {
         meta_of(&mut new)
             .annotations
             .insert(LAST_APPLIED.to_owned(), annotation);
-        replace(self.kind, new, old)
+        replace(self.kind, new, old, settings)
     }
 }
 

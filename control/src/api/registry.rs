@@ -14,12 +14,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     ApiError,
     options::{ListOptions, ObjectList, WatchOptions, continue_token, parse_continue_token},
+    pools::Pools,
     stored,
-    vip::VipAllocator,
 };
 use crate::{
+    admission::Settings,
     cache::{self, Filter, Forgotten, KindCache, Watch},
     cidr::Cidr,
+    port_range::PortRange,
     store::{Revision, Store},
 };
 
@@ -33,6 +35,12 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub struct RegistryOptions {
     /// Where VIPs come from.
     pub service_cidr: Cidr,
+    /// Where VIPs of the other family come from.
+    pub secondary_service_cidr: Option<Cidr>,
+    /// Where node ports come from.
+    pub node_ports: PortRange,
+    /// Where load-balancer addresses come from; none for clusters whose load balancers are somebody else's.
+    pub load_balancer_ranges: Vec<Cidr>,
     /// Changes kept per kind.
     pub window: usize,
     /// Time between bookmarks of a watch.
@@ -46,6 +54,9 @@ impl RegistryOptions {
     pub fn new(service_cidr: Cidr) -> Self {
         Self {
             service_cidr,
+            secondary_service_cidr: None,
+            node_ports: PortRange::NODE_PORTS,
+            load_balancer_ranges: Vec::new(),
             window: cache::DEFAULT_WINDOW,
             bookmark_interval: Duration::from_secs(15),
             cache_timeout: Duration::from_secs(5),
@@ -62,7 +73,8 @@ pub struct Registry {
 struct Inner {
     store: Arc<dyn Store>,
     caches: Vec<Arc<KindCache>>,
-    vips: VipAllocator,
+    settings: Settings,
+    pools: Pools,
     options: RegistryOptions,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -79,11 +91,18 @@ impl Registry {
         for cache in &caches {
             tokio::spawn(cache::follow(cache.clone(), store.clone(), stop.clone()));
         }
-        let vips = VipAllocator::new(options.service_cidr);
+        let mut service_ranges = vec![options.service_cidr];
+        service_ranges.extend(options.secondary_service_cidr);
+        let pools = Pools::new(&service_ranges, &options.load_balancer_ranges, options.node_ports);
+        let settings = Settings {
+            service_ranges,
+            node_ports: options.node_ports,
+        };
         let inner = Inner {
             store,
             caches,
-            vips,
+            settings,
+            pools,
             options,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -91,7 +110,7 @@ impl Registry {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Creates what always exists, and remembers which VIPs are taken. Fails while the store is away: call it again.
+    /// Creates what always exists, and remembers which addresses and node ports are taken. Fails while the store is away: call it again.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
         for name in NAMESPACES {
             let mut namespace = v1::Namespace::default();
@@ -101,7 +120,7 @@ impl Registry {
                 _ => {}
             }
         }
-        self.vips().reload(self.store()).await?;
+        self.pools().reload(self.store()).await?;
         for cache in self.caches() {
             self.wait_synced(cache).await?;
         }
@@ -118,8 +137,18 @@ impl Registry {
         self.inner.store.as_ref()
     }
 
-    pub(super) fn vips(&self) -> &VipAllocator {
-        &self.inner.vips
+    pub(super) fn pools(&self) -> &Pools {
+        &self.inner.pools
+    }
+
+    /// What rules of objects depend on.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Where load-balancer addresses come from.
+    pub fn load_balancer_ranges(&self) -> &[Cidr] {
+        &self.inner.options.load_balancer_ranges
     }
 
     /// All caches, in registry order of their kinds.

@@ -1,16 +1,11 @@
 //! How objects lie in the store: keys and values. `<plural>/<namespace>/<name>`, or `<plural>/<name>` for cluster-scoped kinds;
 //! the value is the encoded [`Object`] without `resourceVersion`, which is the revision of the key.
 
-use std::net::Ipv4Addr;
-
 use causeway_proto::{Kind, v1::Object};
 use prost::Message;
 
 use super::ApiError;
 use crate::{cache::Name, store::Revision};
-
-/// Keys of allocated VIPs; each holds "uid namespace/name" of its service.
-pub const VIP_PREFIX: &str = "allocations/vip/";
 
 /// Prefix of all keys of a kind, and of no others.
 pub fn prefix(kind: Kind) -> String {
@@ -24,11 +19,6 @@ pub fn key(kind: Kind, namespace: &str, name: &str) -> String {
     } else {
         format!("{}/{name}", kind.plural())
     }
-}
-
-/// Key of an allocated VIP.
-pub fn vip_key(ip: Ipv4Addr) -> String {
-    format!("{VIP_PREFIX}{ip}")
 }
 
 /// Namespace and name in a key, or `None` if it is not one of that kind.

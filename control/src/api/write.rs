@@ -9,13 +9,13 @@ use tonic_types::FieldViolation;
 
 use super::{
     ApiError, Registry,
+    allocation::Allocation,
     options::check_preconditions,
     registry::{Present, key_of, namespace_of},
-    service_ip::vip_of,
     stored,
 };
 use crate::{
-    admission,
+    admission::{self, Settings},
     store::{Revision, TransactOutcome, Transaction},
 };
 
@@ -52,7 +52,8 @@ impl Registry {
                 meta_of(&mut object).name = generate_name(prefix);
             }
             let mut candidate = object.clone();
-            admission::create(&mut candidate).map_err(|violations| invalid(kind, &candidate, violations))?;
+            admission::create(&mut candidate, self.settings())
+                .map_err(|violations| invalid(kind, &candidate, violations))?;
             match self.insert(kind, candidate, dry_run).await {
                 Err(ApiError::AlreadyExists { .. }) if generated.is_some() => {}
                 done => return done,
@@ -64,54 +65,40 @@ impl Registry {
         })
     }
 
-    /// Stores a checked object: with its VIP if it is a service, in a namespace that takes new objects.
-    async fn insert(&self, kind: Kind, mut object: Object, dry_run: bool) -> Result<Object, ApiError> {
+    /// Stores a checked object: with its addresses and ports if it is a service, in a namespace that takes new objects.
+    async fn insert(&self, kind: Kind, object: Object, dry_run: bool) -> Result<Object, ApiError> {
         let key = object_key(kind, &object);
-        let mut vip = self.vip_of_new(&mut object).await?;
         loop {
+            let mut object = object.clone();
+            let claims = self.claims(&mut object, None).await?;
             let mut transaction = Transaction::new().when(&key, 0).put(&key, stored::encode(&object));
             if let Some(namespace) = self.namespace_for(kind, &object).await? {
                 transaction = transaction.when(namespace.key, namespace.revision);
             }
-            if let Some(vip) = &vip {
-                transaction = vip.claim(transaction, &object);
-            }
             if dry_run {
-                let outcome = self.dry_run_insert(kind, &key, object).await;
-                if let Some(vip) = &vip {
-                    self.give_back(vip);
-                }
-                return outcome;
+                return self.dry_run_insert(kind, &key, object).await;
             }
-            let outcome = self.store().transact(transaction).await;
-            match outcome {
+            match self.store().transact(claims.add_to(transaction)).await {
                 Ok(TransactOutcome::Committed(revision)) => {
                     set_version(&mut object, revision);
-                    if let Some(vip) = &vip {
-                        self.vips().mark(vip.address());
-                    }
+                    claims.committed();
                     self.wait_written(kind, revision).await;
                     return Ok(object);
                 }
                 Ok(TransactOutcome::Conflict { key: taken, .. }) if taken == key => {
-                    if let Some(vip) = &vip {
-                        self.give_back(vip);
-                    }
                     return Err(ApiError::AlreadyExists {
                         kind,
                         key: object.key(),
                     });
                 }
-                Ok(TransactOutcome::Conflict { key: taken, .. }) => match vip {
-                    // Others have taken the address: it stays marked, another one is tried.
-                    Some(claim) if taken == stored::vip_key(claim.address()) => {
-                        vip = Some(self.next_vip(claim, &mut object).await?);
+                Ok(TransactOutcome::Conflict { key: taken, .. }) => {
+                    // Otherwise the namespace has changed: it is looked at again.
+                    if let Some(taken) = Allocation::from_key(&taken) {
+                        self.after_conflict(claims, taken, &object).await?;
                     }
-                    // The namespace has changed: it is looked at again.
-                    _ => {}
-                },
+                }
                 Err(error) => {
-                    // Whether it was written is not known, so the address stays marked until the next reload.
+                    claims.in_doubt();
                     return Err(error.into());
                 }
             }
@@ -150,7 +137,7 @@ impl Registry {
     pub async fn update(&self, object: Object, dry_run: bool) -> Result<Object, ApiError> {
         let (kind, name, wanted) = address_of(&object)?;
         self.mutate(kind, &name.0, &name.1, &wanted, dry_run, |old| {
-            replace(kind, object.clone(), old)
+            replace(kind, object.clone(), old, self.settings())
         })
         .await
     }
@@ -188,41 +175,45 @@ impl Registry {
             let present = self.present(kind, namespace, name).await?;
             let meta = present.object.meta().cloned().unwrap_or_default();
             check_preconditions(wanted, kind, &meta)?;
-            let (transaction, mut answer) = match change(&present.object)? {
+            let (transaction, mut answer, claims) = match change(&present.object)? {
                 Decision::Keep => return Ok(present.object),
-                Decision::Put(new) => {
+                Decision::Put(mut new) => {
+                    let claims = self.claims(&mut new, Some(&present.object)).await?;
                     let (old_value, value) = (stored::encode(&present.object), stored::encode(&new));
                     // A write that changes nothing would wake everyone for nothing.
                     if value == old_value {
                         return Ok(present.object);
                     }
-                    (Transaction::new().put(&present.key, value), *new)
+                    (Transaction::new().put(&present.key, value), *new, claims)
                 }
-                Decision::Remove => (removal(&present), present.object.clone()),
+                Decision::Remove => {
+                    let claims = self.release_all(&present.object);
+                    (Transaction::new().delete(&present.key), present.object.clone(), claims)
+                }
             };
             if dry_run {
                 set_version(&mut answer, present.revision);
                 return Ok(answer);
             }
-            let removed = !transaction
-                .operations
-                .iter()
-                .any(|op| matches!(op, crate::store::Operation::Put { .. }));
-            match self
-                .store()
-                .transact(transaction.when(&present.key, present.revision))
-                .await?
-            {
-                TransactOutcome::Committed(revision) => {
-                    if removed {
-                        self.forget_vip(&answer);
-                    } else {
+            let removed = matches!(
+                transaction.operations.as_slice(),
+                [crate::store::Operation::Delete { .. }]
+            );
+            let transaction = claims.add_to(transaction.when(&present.key, present.revision));
+            match self.store().transact(transaction).await {
+                Ok(TransactOutcome::Committed(revision)) => {
+                    claims.committed();
+                    if !removed {
                         set_version(&mut answer, revision);
                     }
                     self.wait_written(kind, revision).await;
                     return Ok(answer);
                 }
-                TransactOutcome::Conflict { actual, .. } => {
+                Ok(TransactOutcome::Conflict { key, actual }) => {
+                    if let Some(taken) = Allocation::from_key(&key) {
+                        self.after_conflict(claims, taken, &answer).await?;
+                        continue;
+                    }
                     attempt += 1;
                     if attempt == ATTEMPTS {
                         return Err(ApiError::Conflict {
@@ -233,22 +224,17 @@ impl Registry {
                         });
                     }
                 }
+                Err(error) => {
+                    claims.in_doubt();
+                    return Err(error.into());
+                }
             }
         }
     }
 }
 
-/// Takes an object out of the store together with what was allocated for it.
-fn removal(present: &Present) -> Transaction {
-    let transaction = Transaction::new().delete(&present.key);
-    match vip_of(&present.object) {
-        Some(ip) => transaction.delete(stored::vip_key(ip)),
-        None => transaction,
-    }
-}
-
 /// The stored object as an update makes it: the server's part of metadata and the status stay.
-pub(super) fn replace(kind: Kind, mut new: Object, old: &Object) -> Result<Decision, ApiError> {
+pub(super) fn replace(kind: Kind, mut new: Object, old: &Object, settings: &Settings) -> Result<Decision, ApiError> {
     let Some(before) = old.meta() else {
         return Ok(Decision::Keep);
     };
@@ -264,7 +250,7 @@ pub(super) fn replace(kind: Kind, mut new: Object, old: &Object) -> Result<Decis
     meta.deletion_grace_period_seconds = before.deletion_grace_period_seconds;
     meta.generation = before.generation;
     new.copy_status(old);
-    admission::update(&mut new, old).map_err(|violations| invalid(kind, &new, violations))?;
+    admission::update(&mut new, old, settings).map_err(|violations| invalid(kind, &new, violations))?;
     if spec_differs(&new, old) && before.generation > 0 {
         meta_of(&mut new).generation += 1;
     }

@@ -4,12 +4,14 @@
 //! says that something changed, never what; all of them also look again from time to time. They read the watch caches and write
 //! through the [`Registry`](crate::api::Registry) like any client, and only in the process that leads.
 
+pub mod allocations;
 pub mod driver;
 pub mod endpoints;
 pub mod event_expiry;
 pub mod events;
 pub mod garbage;
 mod live;
+pub mod load_balancer;
 pub mod namespace;
 pub mod node_cidr;
 pub mod node_lifecycle;
@@ -18,7 +20,6 @@ pub mod pod_cleanup;
 pub mod pod_state;
 pub mod replication;
 mod run;
-pub mod vip;
 
 pub use events::EventRecorder;
 pub use run::{ReconcileConfig, spawn_all};

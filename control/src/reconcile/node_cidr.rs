@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,9 +28,10 @@ const EXHAUSTED: &str = "CIDRNotAvailable";
 pub struct NodeCidrAllocator {
     registry: Registry,
     events: EventRecorder,
-    pool: Pool,
+    /// One for each family.
+    pools: Vec<Pool>,
     /// Ranges given but not yet seen on the node, by node uid.
-    given: Mutex<BTreeMap<String, Cidr>>,
+    given: Mutex<BTreeMap<String, Vec<Cidr>>>,
 }
 
 /// Where node ranges come from.
@@ -52,7 +53,7 @@ impl Pool {
     /// Ranges of `node_prefix_len` within the cluster's range.
     pub fn new(cluster: Cidr, node_prefix_len: u8) -> Result<Self, PoolError> {
         // A node needs its router address and at least one for a pod.
-        if node_prefix_len < cluster.prefix_len() || node_prefix_len > 30 {
+        if node_prefix_len < cluster.prefix_len() || node_prefix_len > cluster.family().bits() - 2 {
             return Err(PoolError {
                 cluster,
                 node: node_prefix_len,
@@ -66,8 +67,9 @@ impl Pool {
 
     /// All ranges, in order.
     fn ranges(&self) -> impl Iterator<Item = Cidr> {
-        let (size, prefix_len) = (1_u64 << (32 - self.node_prefix_len), self.node_prefix_len);
-        let count = self.cluster.size() / size;
+        let prefix_len = self.node_prefix_len;
+        let size = 1_u128 << (self.cluster.family().bits() - prefix_len);
+        let count = 1_u128 << (prefix_len - self.cluster.prefix_len()).min(127);
         (0..count).filter_map(move |index| Cidr::new(self.cluster.address(index * size)?, prefix_len))
     }
 }
@@ -75,12 +77,12 @@ impl Pool {
 /// What to do for a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// Give it a range.
+    /// Give it ranges.
     Assign {
         /// The node.
         node: Box<Node>,
-        /// Its range.
-        range: Cidr,
+        /// One of each pool.
+        ranges: Vec<Cidr>,
     },
     /// Say that there is none left.
     Refuse {
@@ -115,8 +117,8 @@ fn ranges_of(node: &Node) -> Vec<Cidr> {
 /// Plans for all nodes. A node with a range keeps it. `given` are ranges that nodes have but do not show yet.
 pub fn plan<'a>(
     nodes: impl IntoIterator<Item = &'a Node>,
-    pool: &Pool,
-    given: &BTreeMap<String, Cidr>,
+    pools: &[Pool],
+    given: &BTreeMap<String, Vec<Cidr>>,
 ) -> BTreeMap<String, Work> {
     let mut work = BTreeMap::new();
     let mut nodes: Vec<&Node> = nodes.into_iter().collect();
@@ -126,7 +128,7 @@ pub fn plan<'a>(
             .map_or((0, 0), |time| (time.seconds, time.nanos))
     };
     nodes.sort_by_cached_key(|node| (age(node), node.meta().name.clone()));
-    let mut used: BTreeMap<Ipv4Addr, (Cidr, &str)> = BTreeMap::new();
+    let mut used: BTreeMap<IpAddr, (Cidr, &str)> = BTreeMap::new();
     for node in &nodes {
         let name = node.meta().name.as_str();
         for range in ranges_of(node) {
@@ -147,10 +149,17 @@ pub fn plan<'a>(
             }
         }
     }
-    for range in given.values() {
+    for range in given.values().flatten() {
         used.insert(range.network(), (*range, ""));
     }
-    let mut free = pool.ranges().filter(|range| overlapping(&used, *range).is_none());
+    let mut free: Vec<_> = pools
+        .iter()
+        .map(|pool| {
+            pool.ranges()
+                .filter(|range| overlapping(&used, *range).is_none())
+                .peekable()
+        })
+        .collect();
     for node in nodes.into_iter().filter(|node| !node.meta().is_terminating()) {
         let conditions = node
             .status
@@ -165,15 +174,11 @@ pub fn plan<'a>(
             }
         } else if given.contains_key(&node.meta().uid) {
             // On its way.
-        } else if let Some(range) = free.next() {
-            work.insert(
-                key,
-                Work::Assign {
-                    node: node_box(),
-                    range,
-                },
-            );
-        } else if !complains {
+        } else if let Some(empty) = free.iter_mut().position(|ranges| ranges.peek().is_none()) {
+            if complains {
+                continue;
+            }
+            let pool = &pools[empty];
             let message = format!(
                 "no range of length /{} is left in {}",
                 pool.node_prefix_len, pool.cluster
@@ -185,13 +190,22 @@ pub fn plan<'a>(
                     message,
                 },
             );
+        } else {
+            let ranges = free.iter_mut().filter_map(Iterator::next).collect();
+            work.insert(
+                key,
+                Work::Assign {
+                    node: node_box(),
+                    ranges,
+                },
+            );
         }
     }
     work
 }
 
 /// The entry that shares addresses with a range. Entries do not overlap each other, so only the neighbours matter.
-fn overlapping<'n>(used: &BTreeMap<Ipv4Addr, (Cidr, &'n str)>, range: Cidr) -> Option<(Cidr, &'n str)> {
+fn overlapping<'n>(used: &BTreeMap<IpAddr, (Cidr, &'n str)>, range: Cidr) -> Option<(Cidr, &'n str)> {
     let before = used.range(..=range.network()).next_back();
     let after = used.range(range.network()..).next();
     before
@@ -203,31 +217,32 @@ fn overlapping<'n>(used: &BTreeMap<Ipv4Addr, (Cidr, &'n str)>, range: Cidr) -> O
 
 impl NodeCidrAllocator {
     /// Works through the registry.
-    pub fn new(registry: Registry, events: &EventRecorder, pool: Pool) -> Self {
+    pub fn new(registry: Registry, events: &EventRecorder, pools: Vec<Pool>) -> Self {
         Self {
             registry,
             events: events.named(COMPONENT),
-            pool,
+            pools,
             given: Mutex::default(),
         }
     }
 
-    fn given(&self) -> MutexGuard<'_, BTreeMap<String, Cidr>> {
+    fn given(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Cidr>>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn assign(&self, mut node: Node, range: Cidr) -> Result<(), ReconcileError> {
+    async fn assign(&self, mut node: Node, ranges: &[Cidr]) -> Result<(), ReconcileError> {
         let (name, uid) = (node.meta().name.clone(), node.meta().uid.clone());
         let spec = node.spec.get_or_insert_default();
-        spec.pod_cidr = range.to_string();
-        spec.pod_cidrs = vec![range.to_string()];
+        spec.pod_cidrs = ranges.iter().map(ToString::to_string).collect();
+        spec.pod_cidr = spec.pod_cidrs.first().cloned().unwrap_or_default();
+        let range = spec.pod_cidrs.join(", ");
         let result = self.registry.update(node.into_object(), false).await;
         match &result {
             // The node did not change, so the range is free again.
             Err(error) if error.is_conflict() || error.is_not_found() => {
                 self.given().remove(&uid);
             }
-            Ok(_) => tracing::info!(node = name, %range, "pod range given"),
+            Ok(_) => tracing::info!(node = name, range, "pod range given"),
             // Whether it was written is not known: it stays reserved until the node shows a range or is gone.
             Err(_) => {}
         }
@@ -285,20 +300,20 @@ impl Reconciler for NodeCidrAllocator {
             given.retain(|uid, _| waiting.contains(uid.as_str()));
         }
         Pass {
-            work: plan(typed::<Node>(&nodes), &self.pool, &given),
+            work: plan(typed::<Node>(&nodes), &self.pools, &given),
             again_in: None,
         }
     }
 
     fn begin(&self, _key: &str, work: &Work) {
-        if let Work::Assign { node, range } = work {
-            self.given().insert(node.meta().uid.clone(), *range);
+        if let Work::Assign { node, ranges } = work {
+            self.given().insert(node.meta().uid.clone(), ranges.clone());
         }
     }
 
     async fn execute(&self, _key: &str, work: Work) -> Result<(), ReconcileError> {
         match work {
-            Work::Assign { node, range } => self.assign(*node, range).await,
+            Work::Assign { node, ranges } => self.assign(*node, &ranges).await,
             Work::Refuse { node, message } => {
                 self.events
                     .record(&*node, EventType::Warning, EXHAUSTED, message.clone());
@@ -340,9 +355,13 @@ mod tests {
         node
     }
 
+    fn texts(ranges: &[Cidr]) -> Vec<String> {
+        ranges.iter().map(ToString::to_string).collect()
+    }
+
     fn assigned(work: &BTreeMap<String, Work>) -> Vec<(&str, String)> {
         let ranges = work.iter().filter_map(|(name, work)| match work {
-            Work::Assign { range, .. } => Some((name.as_str(), range.to_string())),
+            Work::Assign { ranges, .. } => Some((name.as_str(), texts(ranges).join(","))),
             _ => None,
         });
         ranges.collect()
@@ -351,7 +370,7 @@ mod tests {
     #[test]
     fn nodes_get_the_lowest_free_ranges_and_keep_theirs() {
         let nodes = [node("a", "10.244.1.0/24"), node("b", ""), node("c", "")];
-        let work = plan(&nodes, &pool("10.244.0.0/16", 24), &BTreeMap::new());
+        let work = plan(&nodes, &[pool("10.244.0.0/16", 24)], &BTreeMap::new());
         assert_eq!(
             assigned(&work),
             [("b", "10.244.0.0/24".into()), ("c", "10.244.2.0/24".into())]
@@ -360,9 +379,9 @@ mod tests {
 
     #[test]
     fn a_range_on_its_way_is_not_given_twice() {
-        let given = BTreeMap::from([("uid-b".to_owned(), "10.244.0.0/24".parse().expect("range"))]);
+        let given = BTreeMap::from([("uid-b".to_owned(), vec!["10.244.0.0/24".parse().expect("range")])]);
         let nodes = [node("a", ""), node("b", "")];
-        let work = plan(&nodes, &pool("10.244.0.0/16", 24), &given);
+        let work = plan(&nodes, &[pool("10.244.0.0/16", 24)], &given);
         assert_eq!(assigned(&work), [("a", "10.244.1.0/24".into())]);
     }
 
@@ -374,13 +393,13 @@ mod tests {
             node("c", "192.168.0.0/24"),
             node("d", ""),
         ];
-        let work = plan(&nodes, &pool("10.244.0.0/16", 24), &BTreeMap::new());
+        let work = plan(&nodes, &[pool("10.244.0.0/16", 24)], &BTreeMap::new());
         assert_eq!(assigned(&work), [("d", "10.244.3.0/24".into())]);
     }
 
     #[test]
     fn an_exhausted_pool_is_told_once_and_taken_back() {
-        let pool = pool("10.244.0.0/24", 25);
+        let pool = [pool("10.244.0.0/24", 25)];
         let mut nodes = vec![node("a", "10.244.0.0/25"), node("b", "10.244.0.128/25"), node("c", "")];
         let work = plan(&nodes, &pool, &BTreeMap::new());
         let Work::Refuse { message, .. } = &work["c"] else {
@@ -412,7 +431,7 @@ mod tests {
         older.meta_mut().creation_timestamp = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
         let mut younger = node("a", "10.244.0.0/24");
         younger.meta_mut().creation_timestamp = Some(prost_types::Timestamp { seconds: 2, nanos: 0 });
-        let work = plan([&younger, &older], &pool("10.244.0.0/16", 24), &BTreeMap::new());
+        let work = plan([&younger, &older], &[pool("10.244.0.0/16", 24)], &BTreeMap::new());
         assert!(
             matches!(&work["a"], Work::Report { message, .. } if message.contains("of node z")),
             "{work:?}"
@@ -429,11 +448,29 @@ mod tests {
         assert_eq!(pool("10.244.0.0/16", 24).ranges().count(), 256);
     }
 
+    #[test]
+    fn a_node_gets_a_range_of_each_family_or_none() {
+        let both = [pool("10.244.0.0/16", 24), pool("fd00:244::/48", 64)];
+        let mut first = node("a", "10.244.0.0/24");
+        first.spec.as_mut().expect("spec").pod_cidrs = vec!["10.244.0.0/24".into(), "fd00:244::/64".into()];
+        let nodes = [first, node("b", "")];
+        assert_eq!(
+            assigned(&plan(&nodes, &both, &BTreeMap::new())),
+            [("b", "10.244.1.0/24,fd00:244:0:1::/64".into())]
+        );
+        let narrow = [pool("10.244.0.0/16", 24), pool("fd00:244::/64", 64)];
+        let work = plan(&nodes, &narrow, &BTreeMap::new());
+        assert!(
+            matches!(&work["b"], Work::Refuse { message, .. } if message == "no range of length /64 is left in fd00:244::/64"),
+            "{work:?}"
+        );
+    }
+
     proptest! {
         /// However nodes come and go, no two have addresses in common.
         #[test]
         fn ranges_never_overlap(steps in prop::collection::vec((0..12_u8, any::<bool>()), 1..60)) {
-            let pool = pool("10.244.0.0/20", 23);
+            let pool = [pool("10.244.0.0/20", 23)];
             let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
             for (number, comes) in steps {
                 let name = format!("n{number}");
@@ -443,8 +480,8 @@ mod tests {
                     nodes.remove(&name);
                 }
                 for (name, work) in plan(nodes.values(), &pool, &BTreeMap::new()) {
-                    if let Work::Assign { range, .. } = work {
-                        nodes.insert(name.clone(), node(&name, &range.to_string()));
+                    if let Work::Assign { ranges, .. } = work {
+                        nodes.insert(name.clone(), node(&name, &ranges[0].to_string()));
                     }
                 }
                 let ranges: Vec<Cidr> = nodes.values().flat_map(ranges_of).collect();

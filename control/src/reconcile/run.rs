@@ -8,33 +8,34 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     EventRecorder,
+    allocations::AllocationAudit,
     driver::{self, DriverOptions, Reconciler},
     endpoints::EndpointsReconciler,
     event_expiry::{EventExpiry, Limits},
     garbage::GarbageCollector,
     live,
+    load_balancer::LoadBalancers,
     namespace::NamespaceLifecycle,
     node_cidr::{NodeCidrAllocator, Pool},
     node_lifecycle::{LifecycleTimes, NodeLifecycle},
     pod_cleanup::PodCleanup,
     replication::Replication,
-    vip::VipAudit,
 };
 use crate::{api::Registry, schedule::Scheduler, store::Leadership};
 
 /// How long a new leader waits for its caches to show the last leader's writes, if they do not tell how far they are.
 const CATCH_UP: Duration = Duration::from_secs(1);
-/// Between audits of the VIPs.
+/// Between audits of what services have.
 const AUDIT_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Settling time of reconcilers that clean up.
 const UNHURRIED: Duration = Duration::from_millis(200);
 
 /// What reconcilers can be told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReconcileConfig {
-    /// Where nodes' pod ranges come from.
-    pub pod_ranges: Pool,
+    /// Where nodes' pod ranges come from: one for each family, the preferred one first.
+    pub pod_ranges: Vec<Pool>,
     /// Patience with silent nodes.
     pub lifecycle: LifecycleTimes,
     /// How long events are kept.
@@ -45,7 +46,7 @@ pub struct ReconcileConfig {
 
 impl ReconcileConfig {
     /// The defaults, with these pod ranges.
-    pub fn new(pod_ranges: Pool) -> Self {
+    pub fn new(pod_ranges: Vec<Pool>) -> Self {
         Self {
             pod_ranges,
             lifecycle: LifecycleTimes::default(),
@@ -88,11 +89,16 @@ async fn start(registry: &Registry, config: &ReconcileConfig) -> JoinSet<()> {
         options: config.driver,
         running: &mut running,
     };
-    add.reconciler(NodeCidrAllocator::new(registry.clone(), &events, config.pod_ranges));
+    add.reconciler(NodeCidrAllocator::new(
+        registry.clone(),
+        &events,
+        config.pod_ranges.clone(),
+    ));
     add.reconciler(NodeLifecycle::new(registry.clone(), &events, config.lifecycle));
     add.reconciler(Scheduler::new(registry.clone(), &events));
     add.reconciler(Replication::new(registry.clone(), &events));
     add.reconciler(EndpointsReconciler::new(registry.clone(), &events));
+    add.reconciler(LoadBalancers::new(registry.clone(), &events));
     // Nobody waits for these, and they look at much: more changes share a pass.
     add.options.settle = UNHURRIED.max(add.options.settle);
     add.reconciler(NamespaceLifecycle::new(registry.clone()));
@@ -100,7 +106,7 @@ async fn start(registry: &Registry, config: &ReconcileConfig) -> JoinSet<()> {
     add.reconciler(PodCleanup::new(registry.clone()));
     add.reconciler(EventExpiry::new(registry.clone(), config.events));
     add.options.full_pass = AUDIT_INTERVAL;
-    add.reconciler(VipAudit::new(registry.clone(), &events));
+    add.reconciler(AllocationAudit::new(registry.clone(), &events));
     running
 }
 

@@ -52,7 +52,7 @@ pub fn registry_options() -> RegistryOptions {
 
 pub fn config() -> ReconcileConfig {
     let pool = Pool::new("10.244.0.0/16".parse().expect("a range"), 24).expect("fits");
-    let mut config = ReconcileConfig::new(pool);
+    let mut config = ReconcileConfig::new(vec![pool]);
     // What is wrongly decided shall be done at once.
     config.driver.last_retry = Duration::from_millis(300);
     config.lifecycle = LifecycleTimes {
@@ -65,6 +65,11 @@ pub fn config() -> ReconcileConfig {
 impl Cluster {
     /// A control plane without nodes, in which nothing reconciles.
     pub async fn idle() -> Self {
+        Self::idle_with(registry_options()).await
+    }
+
+    /// The same with other options of the registry.
+    pub async fn idle_with(registry: RegistryOptions) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("causeway-reconcile-")
             .tempdir()
@@ -73,7 +78,7 @@ impl Cluster {
         let outage = Outage::default();
         let store = EmbeddedStore::open(&options).expect("an empty store");
         let store: Arc<dyn Store> = Arc::new(Interruptible::new(store, outage.clone()));
-        let registry = Registry::start(Arc::clone(&store), registry_options());
+        let registry = Registry::start(Arc::clone(&store), registry);
         registry.bootstrap().await.expect("the store is there");
         Self {
             registry,

@@ -1,15 +1,15 @@
 //! Controllers, endpoints, garbage, namespaces.
 
 use causeway_control::{
-    api::{DeleteOptions, Propagation},
+    api::{DeleteOptions, Propagation, allocation::Allocation},
     reconcile::pod_state,
 };
 use causeway_proto::{
     Kind, Resource,
-    v1::{Endpoints, Namespace, Pod, ReplicationController},
+    v1::{Endpoints, Event, Namespace, Pod, ReplicationController, Service},
 };
 
-use crate::cluster::{Cluster, controller, pod, service};
+use crate::cluster::{Cluster, controller, pod, registry_options, service};
 
 const NODES: &[&str] = &["n1", "n2", "n3"];
 
@@ -277,12 +277,93 @@ async fn what_always_exists_is_made_again() {
 async fn vip_claims_of_nobody_are_freed() {
     let mut cluster = Cluster::idle().await;
     let service = cluster.create(service("web")).await;
-    let held = causeway_control::api::stored::vip_key(service.spec.expect("spec").cluster_ip.parse().expect("address"));
-    let leaked = causeway_control::api::stored::vip_key([10, 96, 200, 200].into());
+    let vip = |address: &str| Allocation::Vip(address.parse().expect("address")).key();
+    let held = vip(&service.spec.expect("spec").cluster_ip);
+    let leaked = vip("10.96.200.200");
     let claim = causeway_control::store::Transaction::new().put(&leaked, "gone default/gone");
     cluster.store.transact(claim).await.expect("claim");
     cluster.reconcile(causeway_control::store::Leadership::always());
     let is_free = async || cluster.store.get(&leaked).await.expect("get").is_none();
     cluster.until_async("the leaked claim to go", is_free).await;
     assert!(cluster.store.get(&held).await.expect("get").is_some());
+}
+
+fn balanced(name: &str) -> Service {
+    let mut service = service(name);
+    service.spec.as_mut().expect("spec").r#type = "LoadBalancer".into();
+    service
+}
+
+fn ingress(cluster: &Cluster, name: &str) -> Vec<String> {
+    let service = cluster.get::<Service>("default", name).expect("the service");
+    let balancer = service
+        .status
+        .and_then(|status| status.load_balancer)
+        .unwrap_or_default();
+    balancer.ingress.into_iter().map(|ingress| ingress.ip).collect()
+}
+
+fn events(cluster: &Cluster, name: &str) -> Vec<String> {
+    let of_it = |event: &Event| event.involved_object.as_ref().is_some_and(|object| object.name == name);
+    let events = cluster.all::<Event>().into_iter().filter(of_it);
+    events
+        .map(|event| format!("{}: {}", event.reason, event.message))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_balancer_without_range_waits_and_says_why() {
+    let mut cluster = Cluster::idle().await;
+    cluster.reconcile(causeway_control::store::Leadership::always());
+    cluster.create(balanced("web")).await;
+    cluster
+        .until("an event", || {
+            events(&cluster, "web")
+                .iter()
+                .any(|text| text.starts_with("NoLoadBalancerRange: No load-balancer address: the cluster has no range"))
+        })
+        .await;
+    let service = cluster.get::<Service>("default", "web").expect("the service");
+    let conditions = service.status.expect("status").conditions;
+    assert_eq!(
+        (conditions[0].r#type.as_str(), conditions[0].status.as_str()),
+        ("LoadBalancerAddress", "False")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_balancers_get_addresses_and_the_next_in_line_what_is_freed() {
+    let mut options = registry_options();
+    options.load_balancer_ranges = vec!["192.0.2.8/32".parse().expect("a range")];
+    let mut cluster = Cluster::idle_with(options).await;
+    cluster.reconcile(causeway_control::store::Leadership::always());
+    cluster.create(balanced("first")).await;
+    cluster
+        .until("the address", || ingress(&cluster, "first") == ["192.0.2.8"])
+        .await;
+    cluster.create(balanced("second")).await;
+    cluster
+        .until("a complaint", || {
+            events(&cluster, "second")
+                .iter()
+                .any(|text| text.starts_with("RangeExhausted: "))
+        })
+        .await;
+    cluster
+        .delete(Kind::Service, "default", "first", DeleteOptions::default())
+        .await;
+    cluster
+        .until("the freed address", || ingress(&cluster, "second") == ["192.0.2.8"])
+        .await;
+    cluster
+        .until("the complaint to go", || {
+            let service = cluster.get::<Service>("default", "second").expect("the service");
+            service.status.is_some_and(|status| status.conditions.is_empty())
+        })
+        .await;
+    cluster
+        .until("an event", || {
+            events(&cluster, "second").contains(&"LoadBalancerAddressAssigned: Assigned address 192.0.2.8".to_owned())
+        })
+        .await;
 }

@@ -14,6 +14,7 @@ use super::super::{
     objects::{controller_reference, reference, selects},
     pod_state,
 };
+use crate::cidr::Family;
 
 /// Marks endpoints of a service without VIP, as Kubernetes does.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -28,7 +29,7 @@ pub(super) struct Cluster<'a> {
 impl<'a> Cluster<'a> {
     pub(super) fn new(pods: impl Iterator<Item = &'a Pod>, ready_nodes: impl Iterator<Item = &'a str>) -> Self {
         let mut by_label: HashMap<_, Vec<&Pod>> = HashMap::new();
-        for pod in pods.filter(|pod| pod_state::is_active(pod)) {
+        for pod in pods.filter(|pod| !pod_state::is_finished(pod)) {
             let meta = pod.meta();
             for (key, value) in &meta.labels {
                 by_label
@@ -43,7 +44,7 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// The active pods that a service selects: looked up by the label that the fewest have.
+    /// The pods that a service selects and that have not ended: looked up by the label that the fewest have.
     fn selected(&self, service: &Service, spec: &ServiceSpec) -> Vec<&'a Pod> {
         let namespace = service.meta().namespace.as_str();
         let mut candidates: Option<&[&'a Pod]> = None;
@@ -62,7 +63,16 @@ impl<'a> Cluster<'a> {
 
     /// Whether new connections may go to a pod.
     fn is_ready(&self, pod: &Pod) -> bool {
-        pod_state::is_ready(pod) && self.ready_nodes.contains(pod_state::node_name(pod))
+        pod_state::is_ready(pod) && self.is_on_ready_node(pod)
+    }
+
+    /// Whether a pod was given up with its node: nobody there can say when it has ended.
+    fn is_lost(&self, pod: &Pod) -> bool {
+        pod.meta().is_terminating() && !self.is_on_ready_node(pod)
+    }
+
+    fn is_on_ready_node(&self, pod: &Pod) -> bool {
+        self.ready_nodes.contains(pod_state::node_name(pod))
     }
 }
 
@@ -124,10 +134,14 @@ type Key = Vec<(String, i32, String)>;
 /// Pods that offer the same ports share a subset. All is sorted, so that the same pods give the same subsets.
 fn subsets(service: &Service, spec: &ServiceSpec, cluster: &Cluster<'_>) -> Vec<EndpointSubset> {
     let mut subsets: BTreeMap<Key, EndpointSubset> = BTreeMap::new();
-    for pod in cluster.selected(service, spec) {
-        let ip = pod.status.as_ref().map_or("", |status| status.pod_ip.as_str());
+    for pod in cluster
+        .selected(service, spec)
+        .into_iter()
+        .filter(|pod| !cluster.is_lost(pod))
+    {
         let ports = ports(spec, pod);
-        if ip.is_empty() || (ports.is_empty() && !spec.ports.is_empty()) {
+        let addresses = addresses(spec, pod);
+        if addresses.is_empty() || (ports.is_empty() && !spec.ports.is_empty()) {
             continue;
         }
         let key: Key = ports
@@ -138,25 +152,50 @@ fn subsets(service: &Service, spec: &ServiceSpec, cluster: &Cluster<'_>) -> Vec<
             ports,
             ..EndpointSubset::default()
         });
-        let address = EndpointAddress {
-            ip: ip.to_owned(),
+        let answers = spec.publish_not_ready_addresses || cluster.is_ready(pod);
+        let list = match (answers, pod.meta().is_terminating()) {
+            (true, false) => &mut subset.addresses,
+            (true, true) => &mut subset.terminating_addresses,
+            (false, _) => &mut subset.not_ready_addresses,
+        };
+        list.extend(addresses.into_iter().map(|ip| EndpointAddress {
+            ip,
             hostname: String::new(),
             node_name: pod_state::node_name(pod).to_owned(),
             target_ref: Some(reference(pod)),
-        };
-        if spec.publish_not_ready_addresses || cluster.is_ready(pod) {
-            subset.addresses.push(address);
-        } else {
-            subset.not_ready_addresses.push(address);
-        }
+        }));
     }
     let mut subsets: Vec<_> = subsets.into_values().collect();
     for subset in &mut subsets {
-        for addresses in [&mut subset.addresses, &mut subset.not_ready_addresses] {
+        for addresses in [
+            &mut subset.addresses,
+            &mut subset.not_ready_addresses,
+            &mut subset.terminating_addresses,
+        ] {
             addresses.sort_by_cached_key(sort_key);
         }
     }
     subsets
+}
+
+/// The pod's addresses of the service's families; without families, its first.
+fn addresses(spec: &ServiceSpec, pod: &Pod) -> Vec<String> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let first = Some(&status.pod_ip).filter(|ip| !ip.is_empty());
+    let all = status.pod_ips.iter().map(|pod_ip| &pod_ip.ip);
+    let mut ips: Vec<&String> = first.into_iter().chain(all).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    let families: Vec<_> = spec
+        .ip_families
+        .iter()
+        .filter_map(|name| Family::from_name(name))
+        .collect();
+    if families.is_empty() {
+        return first.cloned().into_iter().collect();
+    }
+    let wanted = |ip: &&String| ip.parse().is_ok_and(|ip| families.contains(&Family::of(ip)));
+    ips.into_iter().filter(wanted).cloned().collect()
 }
 
 /// By address as a number, then by pod.

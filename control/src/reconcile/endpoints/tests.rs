@@ -107,17 +107,74 @@ fn ready_pods_and_others_are_told_apart() {
 
 #[test]
 fn pods_leave_when_they_end() {
-    let mut terminating = pod("a", "10.0.0.1", true);
-    terminating.meta_mut().deletion_timestamp = Some(prost_types::Timestamp::default());
     let mut finished = pod("b", "10.0.0.2", true);
     finished.status.as_mut().expect("status").phase = "Failed".into();
+    finished.meta_mut().deletion_timestamp = Some(prost_types::Timestamp::default());
     let without_address = pod("c", "", true);
     let mut unlabelled = pod("d", "10.0.0.4", true);
     unlabelled.meta_mut().labels.clear();
     let mut elsewhere = pod("e", "10.0.0.5", true);
     elsewhere.meta_mut().namespace = "other".into();
-    let pods = [terminating, finished, without_address, unlabelled, elsewhere];
+    let pods = [finished, without_address, unlabelled, elsewhere];
     assert!(made(&service(vec![port("", 80, None)]), &pods).subsets.is_empty());
+}
+
+#[test]
+fn pods_that_are_being_deleted_are_told_apart() {
+    let ending = |name: &str, ip: &str, ready| {
+        let mut pod = pod(name, ip, ready);
+        pod.meta_mut().deletion_timestamp = Some(prost_types::Timestamp::default());
+        pod
+    };
+    let pods = [
+        pod("a", "10.0.0.1", true),
+        ending("b", "10.0.0.2", true),
+        ending("c", "10.0.0.3", false),
+    ];
+    let shown = |service: &Service| {
+        let endpoints = made(service, &pods);
+        let subset = &endpoints.subsets[0];
+        [
+            &subset.addresses,
+            &subset.terminating_addresses,
+            &subset.not_ready_addresses,
+        ]
+        .map(|list| ips(list).into_iter().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut service = service(vec![port("", 80, None)]);
+    assert_eq!(shown(&service), [vec!["10.0.0.1"], vec!["10.0.0.2"], vec!["10.0.0.3"]]);
+    let nowhere = Cluster::new(pods[1..].iter(), [].into_iter());
+    let desired = Desired::of(&service, &nowhere).expect("has a selector");
+    assert!(
+        desired.into_endpoints(&service, None).subsets.is_empty(),
+        "given up with their node"
+    );
+    service.spec.as_mut().expect("spec").publish_not_ready_addresses = true;
+    assert_eq!(
+        shown(&service),
+        [vec!["10.0.0.1"], vec!["10.0.0.2", "10.0.0.3"], vec![]]
+    );
+}
+
+#[test]
+fn pods_have_an_address_of_each_family_of_the_service() {
+    let mut dual = pod("a", "10.0.0.1", true);
+    let pod_ip = |ip: &str| causeway_proto::v1::PodIp { ip: ip.into() };
+    dual.status.as_mut().expect("status").pod_ips = vec![pod_ip("10.0.0.1"), pod_ip("fd00::1")];
+    let pods = [dual, pod("b", "10.0.0.2", true)];
+    let of = |families: &[&str]| {
+        let mut service = service(vec![port("", 80, None)]);
+        service.spec.as_mut().expect("spec").ip_families = families.iter().map(|name| (*name).into()).collect();
+        let endpoints = made(&service, &pods);
+        ips(&endpoints.subsets[0].addresses)
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["IPv4"]), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(of(&["IPv6"]), ["fd00::1"]);
+    assert_eq!(of(&["IPv4", "IPv6"]), ["10.0.0.1", "10.0.0.2", "fd00::1"]);
+    assert_eq!(of(&[]), ["10.0.0.1", "10.0.0.2"]);
 }
 
 #[test]

@@ -1,10 +1,7 @@
-//! Audit of VIPs. The API server claims an address in the transaction that creates its service, so claims and services agree, unless
-//! something went wrong: this finds what did, and repairs what can be.
+//! Audit of what services have: VIPs, node ports, load-balancer addresses. The API server claims them in the transaction that writes
+//! them into a service, so claims and services agree, unless something went wrong: this finds what did, and repairs what can be.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use causeway_proto::{
@@ -18,7 +15,11 @@ use super::{
     objects::reference,
 };
 use crate::{
-    api::{Registry, stored},
+    api::{
+        Registry,
+        allocation::{self, Allocation},
+        stored,
+    },
     store::{KeyValue, Revision, TransactOutcome, Transaction},
 };
 
@@ -28,30 +29,30 @@ const PAGE: usize = 1000;
 /// A claim as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The address.
-    pub address: Ipv4Addr,
+    /// What is claimed.
+    pub allocation: Allocation,
     /// "uid namespace/name" of its service.
     pub holder: String,
     /// Revision of the claim's key.
     pub revision: Revision,
 }
 
-/// What is wrong with an address.
+/// What is wrong with an address or a port.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
-    /// Claimed for a service that does not have it, or does not exist: the address is lost until the claim goes.
+    /// Claimed for a service that does not have it, or does not exist: it is lost until the claim goes.
     Leaked(Claim),
     /// A service has it without a claim: another could get it too.
     Unclaimed {
-        /// The address.
-        address: Ipv4Addr,
+        /// What it has.
+        allocation: Allocation,
         /// What the claim should say.
         holder: String,
     },
     /// Several services have it. Only a person can decide which is to keep it.
     Doubled {
-        /// The address.
-        address: Ipv4Addr,
+        /// What they have.
+        allocation: Allocation,
         /// All of them, oldest first.
         services: Vec<ObjectReference>,
     },
@@ -63,32 +64,24 @@ fn holder(service: &Service) -> String {
 }
 
 /// Compares claims and services of one revision.
-pub fn audit<'a>(claims: &[Claim], services: impl IntoIterator<Item = &'a Service>) -> BTreeMap<Ipv4Addr, Finding> {
-    let mut having: BTreeMap<Ipv4Addr, Vec<&Service>> = BTreeMap::new();
+pub fn audit<'a>(claims: &[Claim], services: impl IntoIterator<Item = &'a Service>) -> BTreeMap<Allocation, Finding> {
+    let mut having: BTreeMap<Allocation, Vec<&Service>> = BTreeMap::new();
     for service in services {
-        let Some(spec) = &service.spec else { continue };
-        let texts = [&spec.cluster_ip].into_iter().chain(&spec.cluster_ips);
-        let mut addresses: Vec<Ipv4Addr> = texts.filter_map(|text| text.parse().ok()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        for address in addresses {
-            having.entry(address).or_default().push(service);
+        for allocation in Allocation::of(service) {
+            having.entry(allocation).or_default().push(service);
         }
     }
     let mut findings = BTreeMap::new();
-    let claimed: HashMap<Ipv4Addr, &Claim> = claims.iter().map(|claim| (claim.address, claim)).collect();
+    let claimed: HashMap<Allocation, &Claim> = claims.iter().map(|claim| (claim.allocation, claim)).collect();
     for claim in claims {
-        let held = having
-            .get(&claim.address)
-            .is_some_and(|services| services.iter().any(|s| holder(s) == claim.holder));
-        if !held && !having.contains_key(&claim.address) {
-            findings.insert(claim.address, Finding::Leaked(claim.clone()));
-        } else if !held && having[&claim.address].len() == 1 {
-            // The claim names another service: it is put right in two steps.
-            findings.insert(claim.address, Finding::Leaked(claim.clone()));
+        let services = having.get(&claim.allocation).map_or(&[][..], Vec::as_slice);
+        let held = services.iter().any(|service| holder(service) == claim.holder);
+        // A claim that names another service than the one that has it is put right in two steps.
+        if !held && services.len() <= 1 {
+            findings.insert(claim.allocation, Finding::Leaked(claim.clone()));
         }
     }
-    for (address, mut services) in having {
+    for (allocation, mut services) in having {
         if services.len() > 1 {
             services.sort_by_cached_key(|service| {
                 (
@@ -97,34 +90,29 @@ pub fn audit<'a>(claims: &[Claim], services: impl IntoIterator<Item = &'a Servic
                 )
             });
             let services = services.into_iter().map(reference).collect();
-            findings.insert(address, Finding::Doubled { address, services });
-        } else if !claimed.contains_key(&address)
+            findings.insert(allocation, Finding::Doubled { allocation, services });
+        } else if !claimed.contains_key(&allocation)
             && let [service] = services.as_slice()
         {
-            findings.insert(
-                address,
-                Finding::Unclaimed {
-                    address,
-                    holder: holder(service),
-                },
-            );
+            let holder = holder(service);
+            findings.insert(allocation, Finding::Unclaimed { allocation, holder });
         }
     }
     findings
 }
 
 /// The reconciler. It reads the store and not the caches: claims are no objects, and both have to be of one revision.
-pub struct VipAudit {
+pub struct AllocationAudit {
     registry: Registry,
     events: EventRecorder,
 }
 
-impl VipAudit {
+impl AllocationAudit {
     /// Works on the registry's store.
     pub fn new(registry: Registry, events: &EventRecorder) -> Self {
         Self {
             registry,
-            events: events.named("vip-audit"),
+            events: events.named("allocation-audit"),
         }
     }
 
@@ -143,14 +131,14 @@ impl VipAudit {
         }
     }
 
-    async fn audit(&self) -> Result<BTreeMap<Ipv4Addr, Finding>, ReconcileError> {
-        let (claims, revision) = self.read(stored::VIP_PREFIX, None).await?;
+    async fn audit(&self) -> Result<BTreeMap<Allocation, Finding>, ReconcileError> {
+        let (claims, revision) = self.read(allocation::PREFIX, None).await?;
         let (services, _) = self.read(&stored::prefix(Kind::Service), Some(revision)).await?;
         let claims: Vec<_> = claims
             .into_iter()
             .filter_map(|kv| {
                 Some(Claim {
-                    address: kv.key.strip_prefix(stored::VIP_PREFIX)?.parse().ok()?,
+                    allocation: Allocation::from_key(&kv.key)?,
                     holder: String::from_utf8_lossy(&kv.value).into_owned(),
                     revision: kv.mod_revision,
                 })
@@ -166,31 +154,31 @@ impl VipAudit {
     async fn repair(&self, finding: Finding) -> Result<(), ReconcileError> {
         let transaction = match finding {
             Finding::Leaked(claim) => {
-                tracing::warn!(address = %claim.address, holder = claim.holder, "freeing a VIP that no service has");
-                let key = stored::vip_key(claim.address);
+                tracing::warn!(allocation = %claim.allocation, holder = claim.holder, "freeing what no service has");
+                let key = claim.allocation.key();
                 Transaction::new().when(key.clone(), claim.revision).delete(key)
             }
-            Finding::Unclaimed { address, holder } => {
-                tracing::warn!(%address, holder, "claiming a VIP that a service has");
-                let key = stored::vip_key(address);
+            Finding::Unclaimed { allocation, holder } => {
+                tracing::warn!(%allocation, holder, "claiming what a service has");
+                let key = allocation.key();
                 Transaction::new().when(key.clone(), 0).put(key, holder)
             }
-            Finding::Doubled { address, services } => {
+            Finding::Doubled { allocation, services } => {
                 let names: Vec<_> = services
                     .iter()
                     .map(|service| format!("{}/{}", service.namespace, service.name))
                     .collect();
-                let message = format!("VIP {address} belongs to several services: {}", names.join(", "));
+                let message = format!("{allocation} belongs to several services: {}", names.join(", "));
                 tracing::error!(message);
                 for service in services {
                     self.events
-                        .record_about(service, EventType::Warning, "ClusterIPDoubled", message.clone());
+                        .record_about(service, EventType::Warning, "AllocationDoubled", message.clone());
                 }
                 return Ok(());
             }
         };
         let outcome = self.registry.store().transact(transaction).await;
-        match outcome.map_err(ReconcileError::store("repairing VIP claims"))? {
+        match outcome.map_err(ReconcileError::store("repairing claims"))? {
             TransactOutcome::Committed(_) => Ok(()),
             TransactOutcome::Conflict { key, .. } => Err(ReconcileError::NotYet(format!("{key} has changed"))),
         }
@@ -198,11 +186,11 @@ impl VipAudit {
 }
 
 #[async_trait]
-impl Reconciler for VipAudit {
+impl Reconciler for AllocationAudit {
     type Work = ();
 
     fn name(&self) -> &'static str {
-        "vip-audit"
+        "allocation-audit"
     }
 
     fn sources(&self) -> &'static [Kind] {
@@ -244,9 +232,13 @@ mod tests {
         service
     }
 
+    fn vip(address: &str) -> Allocation {
+        Allocation::Vip(address.parse().expect("address"))
+    }
+
     fn claim(address: &str, holder: &str) -> Claim {
         Claim {
-            address: address.parse().expect("address"),
+            allocation: vip(address),
             holder: holder.into(),
             revision: 5,
         }
@@ -265,7 +257,7 @@ mod tests {
         let expected = [
             Finding::Leaked(leaked),
             Finding::Unclaimed {
-                address: "10.96.0.2".parse().expect("address"),
+                allocation: vip("10.96.0.2"),
                 holder: "uid-b default/b".into(),
             },
         ];
