@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     api_resources, apply, bpf, completion, context::GlobalArgs, cordon, delete, describe, edit, error::CliError,
-    explain, get, label, monitor, scale, version, wait,
+    explain, get, label, monitor, scale, top, version, wait,
 };
 
 /// A cluster whose data plane is eBPF: look at it, change it, and read its maps.
@@ -62,6 +62,8 @@ enum Command {
     Monitor(monitor::MonitorArgs),
     /// Tell which way a packet would go, and why
     Explain(explain::ExplainArgs),
+    /// Watch services, backends, drops and nodes on the whole terminal
+    Top(top::TopArgs),
     /// List the kinds of objects
     ApiResources(api_resources::ApiResourcesArgs),
     /// Print a completion script for a shell
@@ -89,6 +91,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Bpf(args) => bpf::run(&cli.global, &args, out).await,
         Command::Monitor(args) => monitor::run(&cli.global, &args, out).await,
         Command::Explain(args) => explain::run(&cli.global, &args, out).await,
+        Command::Top(args) => top::run(&cli.global, &args).await,
         Command::ApiResources(args) => api_resources::run(&args, out),
         Command::Completion(args) => completion::run(&args, out),
         Command::Version(args) => version::run(&args, out),

@@ -110,6 +110,9 @@ pub enum CliError {
         /// Why.
         source: Box<DryRunError>,
     },
+    /// The terminal could not be used.
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
     /// bpffs could not be listed.
     #[error("cannot look for pinned maps in {path}")]
     Pins {

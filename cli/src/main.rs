@@ -28,6 +28,7 @@ mod objects;
 mod scale;
 mod table;
 mod target;
+mod top;
 mod version;
 mod wait;
 mod watch;

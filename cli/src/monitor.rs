@@ -299,8 +299,8 @@ impl Printer {
         // Columns as wide as most of what comes, so that lines stay aligned from the first one on.
         let mut usual = Table::new(printer.headers());
         let width = |header: &&str| match *header {
-            "HOOK" | "VERDICT" => 10,
-            "FROM" | "TO" => 36,
+            "HOOK" | "VERDICT" => 11,
+            "FROM" | "TO" => 42,
             "NOW" => 40,
             "FLAGS" => 7,
             _ => 0,
@@ -372,7 +372,7 @@ impl Printer {
 
 /// "10.96.0.10:80 (default/web:http)": the service's name where a service was addressed, else the pod's or node's.
 fn destination(event: &EventView, names: &Names) -> String {
-    if event.service.is_empty() || event.translated_source.is_some() {
+    if event.service.is_empty() || event.is_reply {
         names.beside(&event.destination)
     } else {
         format!("{} ({})", event.destination, event.service)
@@ -383,7 +383,11 @@ fn destination(event: &EventView, names: &Names) -> String {
 fn translation(event: &EventView, names: &Names) -> String {
     let mut parts = Vec::new();
     if let Some(source) = &event.translated_source {
-        parts.push(format!("from {}", names.beside(source)));
+        if event.is_reply {
+            parts.push(format!("from {source} ({})", event.service));
+        } else {
+            parts.push(format!("from {}", names.beside(source)));
+        }
     }
     if let Some(destination) = &event.translated_destination {
         parts.push(format!("to {}", names.beside(destination)));
@@ -435,6 +439,7 @@ mod tests {
             translated_source: None,
             translated_destination: Some("10.244.2.3:8080".into()),
             service: "default/web:http".into(),
+            is_reply: false,
             length: 74,
             ifindex: 5,
             tcp_flags: "SYN".into(),
@@ -476,16 +481,16 @@ mod tests {
     #[test]
     fn events_are_lines_with_names_beside_addresses() {
         insta::assert_snapshot!(lines(None, false), @r"
-        TIME              HOOK         VERDICT      FROM                                   TO                                     NOW                                        REASON
-        22:13:20.123456   connect      balanced     socket                                 10.96.0.10:80 (default/web:http)       to 10.244.2.3:8080 (default/web-1)
-        22:13:20.123456   from-pod     to-node      10.244.1.5:40000 (default/client)      10.96.0.10:80 (default/web:http)       to 10.244.2.3:8080 (default/web-1)
-        22:13:20.123456   from-pod     refuse       10.244.1.5:40000 (default/client)      10.96.0.10:80 (default/web:http)       -                                          NO_READY_BACKEND
+        TIME              HOOK          VERDICT       FROM                                         TO                                           NOW                                        REASON
+        22:13:20.123456   connect       balanced      socket                                       10.96.0.10:80 (default/web:http)             to 10.244.2.3:8080 (default/web-1)
+        22:13:20.123456   from-pod      to-node       10.244.1.5:40000 (default/client)            10.96.0.10:80 (default/web:http)             to 10.244.2.3:8080 (default/web-1)
+        22:13:20.123456   from-pod      refuse        10.244.1.5:40000 (default/client)            10.96.0.10:80 (default/web:http)             -                                          NO_READY_BACKEND
         ");
         insta::assert_snapshot!(lines(Some(Format::Wide), true), @r"
-        TIME              NODE     HOOK         VERDICT      FROM                                   TO                                     NOW                                        PROTOCOL   FLAGS     LENGTH   IFINDEX   REASON
-        22:13:20.123456   node-1   connect      balanced     socket                                 10.96.0.10:80 (default/web:http)       to 10.244.2.3:8080 (default/web-1)         TCP        <none>    0        0
-        22:13:20.123456   node-1   from-pod     to-node      10.244.1.5:40000 (default/client)      10.96.0.10:80 (default/web:http)       to 10.244.2.3:8080 (default/web-1)         TCP        SYN       74       5
-        22:13:20.123456   node-1   from-pod     refuse       10.244.1.5:40000 (default/client)      10.96.0.10:80 (default/web:http)       -                                          TCP        SYN       74       5         NO_READY_BACKEND
+        TIME              NODE     HOOK          VERDICT       FROM                                         TO                                           NOW                                        PROTOCOL   FLAGS     LENGTH   IFINDEX   REASON
+        22:13:20.123456   node-1   connect       balanced      socket                                       10.96.0.10:80 (default/web:http)             to 10.244.2.3:8080 (default/web-1)         TCP        <none>    0        0
+        22:13:20.123456   node-1   from-pod      to-node       10.244.1.5:40000 (default/client)            10.96.0.10:80 (default/web:http)             to 10.244.2.3:8080 (default/web-1)         TCP        SYN       74       5
+        22:13:20.123456   node-1   from-pod      refuse        10.244.1.5:40000 (default/client)            10.96.0.10:80 (default/web:http)             -                                          TCP        SYN       74       5         NO_READY_BACKEND
         ");
     }
 

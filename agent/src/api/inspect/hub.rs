@@ -201,9 +201,12 @@ impl Subscription {
     }
 }
 
-/// Whether an event would have been written with nobody watching every packet. Where that cannot be told, it counts.
+/// Whether an event would have been written with nobody watching every packet: drops, refusals, connects, and what begins a
+/// translated flow. Of protocols without connections any packet to a service counts, for its event does not tell.
 fn is_notable(event: &EventView) -> bool {
-    event.protocol != "TCP" || !event.reason.is_empty() || event.length == 0 || event.tcp_flags == "SYN"
+    let is_translated = !event.service.is_empty() || event.translated_source.is_some();
+    let may_begin = event.tcp_flags == "SYN" || (event.protocol != "TCP" && !event.is_reply);
+    !event.reason.is_empty() || event.length == 0 || (is_translated && may_begin)
 }
 
 #[cfg(test)]
@@ -221,7 +224,8 @@ mod tests {
             destination: "10.0.0.2:2".into(),
             translated_source: None,
             translated_destination: None,
-            service: String::new(),
+            service: "default/web:http".into(),
+            is_reply: false,
             length: 60,
             ifindex: 1,
             tcp_flags: tcp_flags.into(),
@@ -235,5 +239,10 @@ mod tests {
         assert!(!is_notable(&event("TCP", "ACK", "")));
         assert!(is_notable(&event("TCP", "ACK", "BACKEND_GONE")));
         assert!(is_notable(&event("UDP", "", "")));
+        let of_no_service = EventView {
+            service: String::new(),
+            ..event("UDP", "", "")
+        };
+        assert!(!is_notable(&of_no_service));
     }
 }

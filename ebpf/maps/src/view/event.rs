@@ -32,6 +32,9 @@ pub struct EventView {
     pub translated_destination: Option<String>,
     /// "namespace/name:port"; empty for none.
     pub service: String,
+    /// Whether it is an answer of a backend, instead of something to a service.
+    #[serde(default)]
+    pub is_reply: bool,
     /// Bytes of the frame; 0 for connects.
     pub length: u32,
     /// Index of the interface in the node's namespace; 0 for connects.
@@ -106,6 +109,9 @@ impl EventView {
                 0 => String::new(),
                 id => names.of(maps, id),
             },
+            is_reply: maps.backends.read(event.backend).is_some_and(|backend| {
+                event.service_id != 0 && backend.address == event.source && backend.port_be == event.source_port_be
+            }),
             length: event.length,
             ifindex: event.ifindex,
             tcp_flags: tcp_flags(event.tcp_flags),
@@ -146,6 +152,7 @@ mod tests {
             translated_source: None,
             translated_destination: Some("10.244.2.7:8080".into()),
             service: "default/web:http".into(),
+            is_reply: false,
             length: 74,
             ifindex: 5,
             tcp_flags: tcp_flags(0x12),
