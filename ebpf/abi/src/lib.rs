@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod counter;
 pub mod drop;
 pub mod event;
+pub mod fragment;
 pub mod node;
 pub mod pod;
 pub mod route;

@@ -10,6 +10,7 @@ use causeway_abi::{
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
     event::{EventsLost, Explanation, Trace},
+    fragment::{FragmentKey, FragmentRoute},
     node::NodeConfig,
     pod::Pod,
     route::{Route, RouteKey},
@@ -80,6 +81,8 @@ pub const SERVICE_NAMES: Shape = shape::<u32, ServiceName>("SERVICE_NAMES", HASH
 pub const AFFINITY: Shape = shape::<AffinityKey, Affinity>("AFFINITY", LRU_HASH);
 /// Whom services let in from the network.
 pub const SOURCE_RANGES: Shape = shape::<SourceRangeKey, u32>("SOURCE_RANGES", LPM_TRIE);
+/// Where the later fragments of translated datagrams go.
+pub const FRAGMENTS: Shape = shape::<FragmentKey, FragmentRoute>("FRAGMENTS", LRU_HASH);
 /// What happened, while somebody watches. Ring buffers have neither keys nor values.
 pub const EVENTS: Shape = shape::<(), ()>("EVENTS", RINGBUF);
 /// Events that found the ring buffer full.
@@ -90,7 +93,7 @@ pub const TRACE: Shape = shape::<u32, Trace>("TRACE", ARRAY);
 pub const EXPLANATION: Shape = shape::<u32, Explanation>("EXPLANATION", ARRAY);
 
 /// Every map that is pinned.
-pub const ALL: [Shape; 19] = [
+pub const ALL: [Shape; 20] = [
     SERVICES,
     SLOTS,
     BACKENDS,
@@ -106,6 +109,7 @@ pub const ALL: [Shape; 19] = [
     SERVICE_NAMES,
     AFFINITY,
     SOURCE_RANGES,
+    FRAGMENTS,
     EVENTS,
     EVENTS_LOST,
     TRACE,

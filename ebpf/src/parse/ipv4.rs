@@ -83,15 +83,21 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
     if l4 > end {
         return None;
     }
+    let fragment = header.fragment();
     let headers = Headers {
         version: Version::V4,
-        fragment: header.fragment(),
+        fragment,
         protocol: header.protocol,
         flags: 0,
         source: header.source(),
         destination: header.destination(),
         source_port_be: 0,
         destination_port_be: 0,
+        identification_be: if matches!(fragment, Fragment::Whole) {
+            0
+        } else {
+            header.identification_be as u32
+        },
         l4,
         end,
     };

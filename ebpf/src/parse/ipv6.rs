@@ -46,6 +46,8 @@ struct Extension {
     length: u8,
     /// Of a fragment header: the offset and the more-fragments bit.
     fragment_be: u16,
+    /// Of a fragment header: what the fragments of one packet have in common.
+    identification_be: u32,
 }
 
 /// Reads the header, its extensions and the transport header behind them.
@@ -64,6 +66,7 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
         destination: header.destination,
         source_port_be: 0,
         destination_port_be: 0,
+        identification_be: 0,
         l4: L3 + IPV6_LENGTH,
         end: end(packet.length(), u16::from_be(header.payload_length_be))?,
     };
@@ -95,6 +98,9 @@ fn walk<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Headers>
         let length = match headers.protocol {
             FRAGMENT => {
                 let field = u16::from_be(extension.fragment_be);
+                if field & 0xfff9 != 0 {
+                    headers.identification_be = extension.identification_be;
+                }
                 if field & 0xfff8 != 0 {
                     headers.fragment = Fragment::Later;
                 } else if field & 1 != 0 && matches!(headers.fragment, Fragment::Whole) {

@@ -96,6 +96,8 @@ pub struct Headers {
     pub source_port_be: u16,
     /// Destination port of TCP and UDP, identifier of an ICMP echo reply; else 0. Network byte order.
     pub destination_port_be: u16,
+    /// What the fragments of one datagram have in common, bytes as in the packet; 0 for whole packets.
+    pub identification_be: u32,
     /// Offset of the transport header.
     pub l4: u32,
     /// Offset of the IP packet's end, by its own length field.
@@ -113,6 +115,7 @@ impl Headers {
         destination: Address::from_words([0; 4]),
         source_port_be: 0,
         destination_port_be: 0,
+        identification_be: 0,
         l4: 0,
         end: 0,
     };

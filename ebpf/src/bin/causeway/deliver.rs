@@ -8,10 +8,14 @@ use causeway_abi::{
     pod::Pod,
     route::{MODE_VXLAN, Route},
 };
+use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
+    fragment,
+    icmp::{self, Errand},
     maps::{NODE, PODS, ROUTES},
     outcome::Outcome,
+    rewrite,
     skb::Skb,
 };
 
@@ -91,6 +95,26 @@ pub fn back(skb: Skb, destination: &Address) -> Outcome {
         return outcome;
     }
     Outcome::sent(skb.redirect_neighbour(node.uplink_ifindex), Verdict::ToNetwork)
+}
+
+/// Sends a packet on that has no ports of its own but belongs to a flow that is translated: a later fragment, or an ICMP
+/// error. `None` when it does not.
+#[inline(always)]
+pub fn related(skb: Skb, headers: &Headers, translation: &mut Translation) -> Option<Outcome> {
+    let is_rewritten = if fragment::follow(headers, translation) {
+        rewrite::apply(skb, headers, translation)
+    } else {
+        match icmp::translate(skb, headers, translation) {
+            Errand::NotOurs => return None,
+            Errand::Translated => true,
+            Errand::Failed => false,
+        }
+    };
+    Some(if is_rewritten {
+        back(skb, &translation.destination)
+    } else {
+        Outcome::drop(DropReason::RewriteFailed)
+    })
 }
 
 /// Whether an address is one of the node's.

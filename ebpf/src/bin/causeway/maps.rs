@@ -15,6 +15,7 @@ use causeway_abi::{
     counter::{DropCounters, ServiceCounters},
     drop::DROP_REASONS_MAX,
     event::{Event, EventsLost, Explanation, Trace},
+    fragment::{FragmentKey, FragmentRoute},
     node::NodeConfig,
     pod::Pod,
     route::Route,
@@ -62,6 +63,10 @@ pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
 /// What unconnected UDP sockets asked for.
 #[btf_map]
 pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = LruHashMap::new();
+
+/// Where the later fragments of translated datagrams go.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 8_192> = LruHashMap::new();
 
 /// Whom a service lets in from the network. The key is laid out as `causeway_abi::service::SourceRangeKey`.
 #[btf_map]

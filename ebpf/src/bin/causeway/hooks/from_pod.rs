@@ -13,7 +13,7 @@ use causeway_ebpf::{
 
 use crate::{
     conntrack::{self, Failure},
-    deliver,
+    deliver, fragment,
     maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -51,7 +51,10 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         _ => return Outcome::drop(DropReason::SourceAddressNotPods),
     }
     if !headers.has_ports() {
-        return deliver::onwards(skb, &headers.destination);
+        return match deliver::related(skb, headers, translation) {
+            Some(outcome) => outcome,
+            None => deliver::onwards(skb, &headers.destination),
+        };
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
@@ -61,6 +64,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         return deliver::onwards(skb, &headers.destination);
     }
     if rewrite::apply(skb, headers, translation) {
+        fragment::remember(headers, translation, dry_run);
         deliver::back(skb, &translation.destination)
     } else {
         Outcome::drop(DropReason::RewriteFailed)
@@ -71,6 +75,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
 fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation, dry_run: bool) -> Outcome {
     match conntrack::forward(headers, service, translation, false, dry_run) {
         Ok(is_new) if rewrite::apply(skb, headers, translation) => {
+            fragment::remember(headers, translation, dry_run);
             deliver::onwards(skb, &translation.destination).beginning(is_new)
         }
         Ok(_) => Outcome::drop(DropReason::RewriteFailed),

@@ -5,7 +5,7 @@ use causeway_abi::{DropReason, event::Hook};
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    conntrack, deliver,
+    conntrack, deliver, fragment,
     outcome::{self, Outcome},
     parse::{self, Frame},
     rewrite,
@@ -31,10 +31,16 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     }
     if headers.has_ports() && conntrack::reply(headers, translation, dry_run) {
         return if rewrite::apply(skb, headers, translation) {
+            fragment::remember(headers, translation, dry_run);
             deliver::back(skb, &translation.destination)
         } else {
             Outcome::drop(DropReason::RewriteFailed)
         };
+    }
+    if !headers.has_ports()
+        && let Some(outcome) = deliver::related(skb, headers, translation)
+    {
+        return outcome;
     }
     if let Some(pod) = deliver::pod(&headers.destination) {
         return deliver::to_pod(skb, &pod);

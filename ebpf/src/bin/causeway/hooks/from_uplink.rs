@@ -13,7 +13,7 @@ use causeway_ebpf::{
 
 use crate::{
     conntrack::{self, Failure},
-    deliver,
+    deliver, fragment,
     maps::{SERVICES, SOURCE_RANGES, SourceRange},
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -51,10 +51,16 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     }
     if (headers.has_ports() || headers.is_echo()) && conntrack::reply(headers, translation, dry_run) {
         return if rewrite::apply(skb, headers, translation) {
+            fragment::remember(headers, translation, dry_run);
             deliver::back(skb, &translation.destination)
         } else {
             Outcome::drop(DropReason::RewriteFailed)
         };
+    }
+    if !headers.has_ports()
+        && let Some(outcome) = deliver::related(skb, headers, translation)
+    {
+        return outcome;
     }
     match deliver::pod(&headers.destination) {
         Some(pod) => deliver::to_pod(skb, &pod),
@@ -78,6 +84,7 @@ fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut 
     } else {
         match conntrack::forward(headers, service, translation, true, dry_run) {
             Ok(is_new) if rewrite::apply(skb, headers, translation) => {
+                fragment::remember(headers, translation, dry_run);
                 return deliver::onwards(skb, &translation.destination).beginning(is_new);
             }
             Ok(_) => return Outcome::drop(DropReason::RewriteFailed),

@@ -1,0 +1,258 @@
+//! Packets that have no ports of their own but belong to a flow: later fragments, and ICMP errors.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use causeway_abi::service::SCOPE_NODE;
+use causeway_tests::packet::{
+    CLIENT_IFINDEX, Datapath, Decoded, Frame, ServiceOptions, Verdict, decode, internet_checksum, tcp,
+};
+
+const UDP: u8 = 17;
+const TCP: u8 = 6;
+const CLIENT: &str = "10.244.1.5:40000";
+const VIP: &str = "10.96.0.10:53";
+const BACKEND: &str = "10.244.1.6:5353";
+
+/// A node with a client pod and a backend pod, and a service of each family.
+fn node() -> Result<Datapath> {
+    let mut datapath = Datapath::load()?;
+    for pod in ["10.244.1.5", "10.244.1.6", "fd00:1::5", "fd00:1::6"] {
+        datapath.pod(pod, CLIENT_IFINDEX)?;
+    }
+    datapath.route("10.244.2.0", 24, "172.30.0.12")?;
+    datapath.backend(0, BACKEND)?;
+    datapath.backend(1, "[fd00:1::6]:5353")?;
+    datapath.service(VIP, UDP, &[0])?;
+    datapath.service("[fd00:96::10]:53", UDP, &[1])?;
+    Ok(datapath)
+}
+
+fn run(datapath: &Datapath, program: &str, frame: &Frame) -> Result<Decoded> {
+    let out = datapath.run(program, &frame.build())?;
+    assert_eq!(out.verdict, Verdict::Redirect, "{:?}", decode(&out.frame));
+    Ok(decode(&out.frame))
+}
+
+/// Source and destination of the packet that an ICMP error quotes; its header checksum is verified.
+fn quoted(message: &Decoded) -> (SocketAddr, SocketAddr) {
+    let packet = &message.payload[8..];
+    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    if packet[0] >> 4 == 4 {
+        assert_eq!(internet_checksum(&[&packet[..20]]), 0, "{packet:02x?}");
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+        (
+            SocketAddr::new(address(12), port(20)),
+            SocketAddr::new(address(16), port(22)),
+        )
+    } else {
+        let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+        (
+            SocketAddr::new(address(8), port(40)),
+            SocketAddr::new(address(24), port(42)),
+        )
+    }
+}
+
+fn parsed(source: &str, destination: &str) -> (SocketAddr, SocketAddr) {
+    (source.parse().unwrap(), destination.parse().unwrap())
+}
+
+/// An ICMP error about a packet: its IP header and what follows, cut to 8 bytes as the oldest routers do.
+fn error_about(from: &str, to: &str, kind: u8, code: u8, about: &Frame) -> Frame {
+    let frame = about.build();
+    let header = if frame[14] >> 4 == 4 { 20 } else { 40 };
+    let mut rest = vec![0, 0, 0x05, 0x78];
+    rest.extend(&frame[14..14 + header + 8]);
+    Frame::icmp(from, to, kind, code, &rest)
+}
+
+#[test]
+fn the_fragments_of_a_datagram_reach_one_backend_and_its_answer_comes_back_whole() -> Result<()> {
+    let datapath = node()?;
+    let first = run(
+        &datapath,
+        "cw_from_pod",
+        &Frame::udp(CLIENT, VIP).payload(&[7; 16]).fragment(0x2000),
+    )?;
+    assert_eq!(first.destination.to_string(), BACKEND);
+    let later = Frame::raw("10.244.1.5", "10.96.0.10", UDP, &[7; 32]).fragment(3);
+    let later = run(&datapath, "cw_from_pod", &later)?;
+    assert_eq!(
+        (later.source.ip().to_string(), later.destination.ip().to_string()),
+        ("10.244.1.5".to_owned(), "10.244.1.6".to_owned())
+    );
+    // The answer, in two pieces as well.
+    let client = first.source.to_string();
+    let first = run(
+        &datapath,
+        "cw_from_pod",
+        &Frame::udp(BACKEND, &client).payload(&[8; 16]).fragment(0x2000),
+    )?;
+    assert_eq!(first.path(), format!("{VIP} > {CLIENT}"));
+    let later = Frame::raw("10.244.1.6", "10.244.1.5", UDP, &[8; 32]).fragment(3);
+    let later = run(&datapath, "cw_from_pod", &later)?;
+    assert_eq!(
+        (later.source.ip().to_string(), later.destination.ip().to_string()),
+        ("10.96.0.10".to_owned(), "10.244.1.5".to_owned())
+    );
+    Ok(())
+}
+
+#[test]
+fn ipv6_fragments_follow_their_first_too() -> Result<()> {
+    let datapath = node()?;
+    let (client, vip) = ("[fd00:1::5]:40000", "[fd00:96::10]:53");
+    let first = run(
+        &datapath,
+        "cw_from_pod",
+        &Frame::udp(client, vip).payload(&[7; 16]).fragment_v6(1),
+    )?;
+    assert_eq!(first.destination.to_string(), "[fd00:1::6]:5353");
+    let later = Frame::raw("fd00:1::5", "fd00:96::10", UDP, &[7; 32]).fragment_v6(24);
+    let later = run(&datapath, "cw_from_pod", &later)?;
+    assert_eq!(later.destination.ip().to_string(), "fd00:1::6");
+    Ok(())
+}
+
+#[test]
+fn fragments_between_pods_are_left_as_they_are() -> Result<()> {
+    let datapath = node()?;
+    for (field, payload) in [(0x2000, &[7; 16][..]), (3, &[7; 32][..])] {
+        let frame = Frame::raw(
+            "10.244.1.5",
+            "10.244.1.6",
+            UDP,
+            &[&[0x9c, 0x40, 0, 53, 0, 56, 0, 0], payload].concat(),
+        );
+        let out = run(&datapath, "cw_from_pod", &frame.fragment(field))?;
+        assert_eq!(out.destination.ip().to_string(), "10.244.1.6");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backends_error_reaches_the_client_as_one_about_the_vip() -> Result<()> {
+    let datapath = node()?;
+    let there = run(&datapath, "cw_from_pod", &Frame::udp(CLIENT, VIP).payload(b"question"))?;
+    let seen = there.source.to_string();
+    let about = Frame::udp(&seen, BACKEND).payload(b"question");
+    let error = error_about("10.244.1.6", "10.244.1.5", 3, 3, &about);
+    let message = run(&datapath, "cw_from_pod", &error)?;
+    assert_eq!(
+        (message.source.ip().to_string(), message.destination.ip().to_string()),
+        ("10.96.0.10".to_owned(), "10.244.1.5".to_owned())
+    );
+    assert_eq!(quoted(&message), parsed(CLIENT, VIP));
+    assert_eq!(message.to_mac, [2, 0, 0, 0, 1, 5]);
+
+    let about = Frame::udp("[fd00:1::5]:40000", "[fd00:96::10]:53").payload(b"question");
+    let there = run(&datapath, "cw_from_pod", &about)?;
+    let about = Frame::udp(&there.source.to_string(), "[fd00:1::6]:5353").payload(b"question");
+    let message = run(
+        &datapath,
+        "cw_from_pod",
+        &error_about("fd00:1::6", "fd00:1::5", 1, 4, &about),
+    )?;
+    assert_eq!(message.source.ip().to_string(), "fd00:96::10");
+    assert_eq!(quoted(&message), parsed("[fd00:1::5]:40000", "[fd00:96::10]:53"));
+    Ok(())
+}
+
+#[test]
+fn a_clients_error_reaches_the_backend_as_one_about_its_answer() -> Result<()> {
+    let datapath = node()?;
+    let there = run(&datapath, "cw_from_pod", &Frame::udp(CLIENT, VIP).payload(b"question"))?;
+    let about = Frame::udp(VIP, CLIENT).payload(b"the answer");
+    let message = run(
+        &datapath,
+        "cw_from_pod",
+        &error_about("10.244.1.5", "10.96.0.10", 3, 3, &about),
+    )?;
+    assert_eq!(
+        (message.source.ip().to_string(), message.destination.ip().to_string()),
+        ("10.244.1.5".to_owned(), "10.244.1.6".to_owned())
+    );
+    assert_eq!(quoted(&message), parsed(BACKEND, &there.source.to_string()));
+    Ok(())
+}
+
+#[test]
+fn a_router_that_asks_for_smaller_packets_is_heard_in_its_own_name() -> Result<()> {
+    let mut datapath = node()?;
+    datapath.backend(2, "10.244.2.9:8080")?;
+    datapath.service("10.96.0.11:80", TCP, &[2])?;
+    let there = run(&datapath, "cw_from_pod", &Frame::tcp(CLIENT, "10.96.0.11:80", tcp::SYN))?;
+    let about = Frame::tcp(&there.source.to_string(), "10.244.2.9:8080", tcp::ACK).payload(&[1; 1400]);
+    let message = run(
+        &datapath,
+        "cw_from_tunnel",
+        &error_about("10.244.2.1", "10.244.1.5", 3, 4, &about),
+    )?;
+    assert_eq!(
+        (message.source.ip().to_string(), message.destination.ip().to_string()),
+        ("10.244.2.1".to_owned(), "10.244.1.5".to_owned())
+    );
+    assert_eq!(quoted(&message), parsed(CLIENT, "10.96.0.11:80"));
+    // The size it asks for is untouched.
+    assert_eq!(message.payload[6..8], [0x05, 0x78]);
+    Ok(())
+}
+
+#[test]
+fn errors_about_what_left_behind_the_nodes_address_find_the_pod() -> Result<()> {
+    let datapath = node()?;
+    let world = "198.51.100.1:443";
+    let out = datapath.run("cw_to_uplink", &Frame::tcp(CLIENT, world, tcp::SYN).build())?;
+    let there = decode(&out.frame);
+    let about = Frame::tcp(&there.source.to_string(), world, tcp::ACK).payload(&[1; 64]);
+    let message = run(
+        &datapath,
+        "cw_from_uplink",
+        &error_about("203.0.113.9", "172.30.0.11", 11, 0, &about),
+    )?;
+    assert_eq!(
+        (message.source.ip().to_string(), message.destination.ip().to_string()),
+        ("203.0.113.9".to_owned(), "10.244.1.5".to_owned())
+    );
+    assert_eq!(quoted(&message), parsed(CLIENT, world));
+    Ok(())
+}
+
+#[test]
+fn a_machine_outside_hears_of_errors_as_ones_about_the_node_port() -> Result<()> {
+    let mut datapath = node()?;
+    let (outside, node_port) = ("192.0.2.7:40000", "172.30.0.11:30053");
+    let options = ServiceOptions {
+        scope: SCOPE_NODE,
+        ..ServiceOptions::default()
+    };
+    datapath.service_with(node_port, UDP, &[0], options)?;
+    let there = run(
+        &datapath,
+        "cw_from_uplink",
+        &Frame::udp(outside, node_port).payload(b"question"),
+    )?;
+    let about = Frame::udp(&there.source.to_string(), BACKEND).payload(b"question");
+    let message = run(
+        &datapath,
+        "cw_from_pod",
+        &error_about("10.244.1.6", "192.0.2.7", 3, 3, &about),
+    )?;
+    assert_eq!(message.source.ip().to_string(), "172.30.0.11");
+    assert_eq!(quoted(&message), parsed(outside, node_port));
+    Ok(())
+}
+
+#[test]
+fn errors_about_strangers_are_delivered_as_they_are() -> Result<()> {
+    let datapath = node()?;
+    let about = Frame::udp("10.244.1.5:1", "10.244.1.6:2").payload(b"question");
+    let frame = error_about("10.244.1.6", "10.244.1.5", 3, 3, &about);
+    let out = datapath.run("cw_from_pod", &frame.build())?;
+    assert_eq!(out.frame[14..], frame.build()[14..]);
+    // A message that quotes too little to tell.
+    let short = Frame::icmp("10.244.1.6", "10.244.1.5", 3, 3, &[0, 0, 0, 0, 0x45, 0]);
+    assert_eq!(datapath.run("cw_from_pod", &short.build())?.verdict, Verdict::Redirect);
+    Ok(())
+}
