@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_abi::event::Trace;
 use causeway_maps::{
     events::{EventReader, EventsError},
     view::EventView,
@@ -102,14 +103,21 @@ fn nothing_is_written_when_nobody_watches() {
     let _listening = server.serve_tcp(PORT, "a");
     lab.serve(&[tcp_service(vip(10), PORT, &[&server])]);
     let dir = lab.nodes[0].pin_dir.clone();
-    let reader = EventReader::open(&dir).expect("a reader");
-    reader.keep_watching(true);
-    // Leaving takes the deadlines back.
-    drop(reader);
-    drop(ask(&client.connect(vip(10)).expect("a connection")));
-    drop(ask(&client.connect_unhooked(vip(10)).expect("a connection")));
-    let trace = lab.nodes[0].maps().trace.read(0).expect("the deadlines");
-    assert_eq!((trace.until_ns, trace.packets_until_ns), (0, 0));
+    let act = || {
+        drop(ask(&client.connect(vip(10)).expect("a connection")));
+        drop(ask(&client.connect_unhooked(vip(10)).expect("a connection")));
+    };
     let mut reader = EventReader::open(&dir).expect("a reader");
+    until(&mut reader, act, |_| true);
+    // As when the deadlines have passed.
+    let nobody = Trace::default();
+    lab.nodes[0].maps().trace.write(0, &nobody);
+    while reader.next_event().is_some() {}
+    act();
     assert_eq!(reader.next_event(), None);
+    // Leaving takes the deadlines back at once.
+    reader.keep_watching(true);
+    drop(reader);
+    let trace = lab.nodes[0].maps().trace.read(0);
+    assert_eq!(trace, Some(nobody));
 }

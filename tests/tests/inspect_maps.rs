@@ -91,7 +91,7 @@ fn programs_tell_where_they_are_attached_and_how_often_they_run() {
         connect.attached[0]
             .cgroup
             .as_ref()
-            .is_some_and(|path| path.contains("cw")),
+            .is_some_and(|path| path.contains("causeway-test")),
         "{connect:?}"
     );
     assert!(connect.verified_instructions.is_some_and(|count| count > 0) && connect.jitted_bytes > 0);

@@ -362,3 +362,7 @@ fn programs(held: &Held, found: &mut Vec<Difference>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
