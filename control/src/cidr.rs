@@ -57,7 +57,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// A range such as 10.96.0.0/16 or fd00:96::/112. No address bit is set beyond the prefix.
+/// A range such as `10.96.0.0/16` or `fd00:96::/112`. No address bit is set beyond the prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     base: u128,

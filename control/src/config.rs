@@ -115,7 +115,7 @@ pub struct Config {
     )]
     pub node_port_range: PortRange,
 
-    /// Addresses for services of type LoadBalancer, which somebody routes to the nodes; may be given several times; without any, such
+    /// Addresses for load-balancer services, which somebody routes to the nodes; may be given several times; without any, such
     /// services wait
     #[arg(
         long,

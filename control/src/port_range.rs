@@ -22,7 +22,7 @@ impl PortRange {
     };
 
     /// Number of ports.
-    pub fn len(self) -> u32 {
+    pub fn count(self) -> u32 {
         u32::from(self.last - self.first) + 1
     }
 
@@ -35,7 +35,7 @@ impl PortRange {
 
     /// The port at a distance from the first.
     pub fn port(self, offset: u32) -> Option<u16> {
-        (offset < self.len()).then(|| self.first + offset as u16)
+        (offset < self.count()).then(|| self.first + offset as u16)
     }
 }
 
@@ -65,13 +65,13 @@ mod tests {
     #[test]
     fn ranges_are_read_and_counted() {
         let range: PortRange = "30000-32767".parse().unwrap();
-        assert_eq!((range, range.len()), (PortRange::NODE_PORTS, 2768));
+        assert_eq!((range, range.count()), (PortRange::NODE_PORTS, 2768));
         assert_eq!(
             (range.offset(30_001), range.offset(29_999), range.offset(32_768)),
             (Some(1), None, None)
         );
         assert_eq!((range.port(2767), range.port(2768)), (Some(32_767), None));
-        assert_eq!("1-65535".parse::<PortRange>().unwrap().len(), 65_535);
+        assert_eq!("1-65535".parse::<PortRange>().unwrap().count(), 65_535);
         for text in ["", "30000", "2-1", "0-5", "1-65536", "a-b"] {
             assert_eq!(text.parse::<PortRange>(), Err(PortRangeError), "{text}");
         }

@@ -18,7 +18,7 @@ const AFFINITIES: &[&str] = &["ClientIP", "None"];
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
 const DEFAULT_AFFINITY_SECONDS: i32 = 10800;
 const MAX_AFFINITY_SECONDS: i32 = 86400;
-/// As many as an EndpointSlice of Kubernetes has room for; a transaction of etcd holds a few more.
+/// As many as an `EndpointSlice` of Kubernetes has room for; a transaction of etcd holds a few more.
 const MAX_PORTS: usize = 100;
 
 /// Fills in what Kubernetes fills in.

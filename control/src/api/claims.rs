@@ -323,7 +323,7 @@ fn propose_port(protocol: Protocol, claims: &mut Claims<'_>) -> Result<u16, ApiE
         .propose_port(protocol)
         .ok_or_else(|| ApiError::RangeExhausted {
             range: format!("node port range {}", claims.pools.node_ports()),
-            size: claims.pools.node_ports().len().into(),
+            size: claims.pools.node_ports().count().into(),
             unit: "ports",
         })?;
     claims.proposed.insert(Allocation::NodePort(protocol, number));

@@ -51,11 +51,11 @@ impl Registry {
     pub async fn apply(&self, manifest: &str, dry_run: bool) -> Result<(Object, Outcome), ApiError> {
         let given = Given::parse(manifest)?;
         loop {
-            match self.merge_into_present(&given, dry_run).await {
+            match Box::pin(self.merge_into_present(&given, dry_run)).await {
                 Err(error) if error.is_not_found() => {}
                 done => return done,
             }
-            match self.create(given.object.clone(), dry_run).await {
+            match Box::pin(self.create(given.object.clone(), dry_run)).await {
                 // Someone else was faster: it is merged after all.
                 Err(error) if error.is_already_exists() => {}
                 created => return created.map(|object| (object, Outcome::Created)),

@@ -153,7 +153,7 @@ pub struct Pools {
 impl Pools {
     /// Nothing taken yet.
     pub fn new(vips: &[Cidr], load_balancers: &[Cidr], node_ports: PortRange) -> Self {
-        let ports = || Mutex::new(Numbers::new(node_ports.len().into()));
+        let ports = || Mutex::new(Numbers::new(node_ports.count().into()));
         Self {
             vips: vips.iter().copied().map(AddressPool::of_vips).collect(),
             load_balancers: load_balancers

@@ -198,7 +198,7 @@ mod tests {
             .iter()
             .map(|ip| LoadBalancerIngress { ip: (*ip).into() })
             .collect();
-        let complaint = Condition {
+        let condition = Condition {
             r#type: CONDITION.into(),
             status: "False".into(),
             ..Condition::default()
@@ -211,7 +211,7 @@ mod tests {
             }),
             status: Some(ServiceStatus {
                 load_balancer: Some(LoadBalancerStatus { ingress }),
-                conditions: complains.then_some(complaint).into_iter().collect(),
+                conditions: complains.then_some(condition).into_iter().collect(),
             }),
             ..Service::default()
         };

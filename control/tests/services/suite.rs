@@ -267,7 +267,7 @@ pub async fn dual_stack_services_have_a_vip_of_each_family(store: Shared) {
     );
 
     let dual = update(&registry, &single, |spec| {
-        spec.ip_family_policy = "PreferDualStack".into()
+        spec.ip_family_policy = "PreferDualStack".into();
     })
     .await;
     let dual = dual.expect("a second VIP");
@@ -293,7 +293,7 @@ pub async fn dual_stack_services_have_a_vip_of_each_family(store: Shared) {
         "{error}"
     );
     let back = update(&registry, &dual, |spec| spec.ip_family_policy = "SingleStack".into()).await;
-    assert_eq!(spec(&back.expect("one VIP")).cluster_ips, [first.clone()]);
+    assert_eq!(spec(&back.expect("one VIP")).cluster_ips, std::slice::from_ref(first));
     let six = create(&registry, asking).await.expect("free");
     assert_eq!(
         (spec(&six).cluster_ip.as_str(), spec(&six).ip_families.as_slice()),
@@ -377,7 +377,7 @@ pub async fn load_balancer_addresses_are_given_once(store: Shared) {
 
 pub async fn a_dry_run_takes_nothing(store: Shared) {
     let registry = registry(&store, |options| {
-        options.node_ports = "30000-30000".parse().expect("a range")
+        options.node_ports = "30000-30000".parse().expect("a range");
     })
     .await;
     for _ in 0..3 {
