@@ -53,9 +53,7 @@ impl Mode {
     pub fn direct(self) -> Self {
         match self {
             Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => Self::Direct,
-            Self::DirectRouted | Self::Iptables | Self::IptablesNft | Self::Nftables | Self::Ipvs => {
-                Self::DirectRouted
-            }
+            Self::DirectRouted | Self::Iptables | Self::IptablesNft | Self::Nftables | Self::Ipvs => Self::DirectRouted,
         }
     }
 
@@ -90,8 +88,9 @@ impl Mode {
     /// The largest number of services it is asked to hold unless told otherwise.
     pub fn most_services(self) -> usize {
         match self {
-            // Rules are compared one after the other; every change rewrites a list of all services.
-            Self::Iptables => 10_000,
+            // Rules are compared one after the other, and every change rewrites a list of all services; the kernel's time
+            // for the nftables of so many services grows with their square.
+            Self::Iptables | Self::Nftables => 10_000,
             // Ten thousand take it minutes, and each change of one endpoint too.
             Self::IptablesNft => 1_000,
             _ => usize::MAX,

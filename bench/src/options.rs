@@ -127,10 +127,33 @@ impl Plan {
         if wanted.is_empty() { vec![there[0]] } else { wanted }
     }
 
-    /// The modes that can hold so many services.
+    /// The modes that are measured with so many services: those that can hold them, and what they compare with.
     pub fn modes_with(&self, services: usize) -> Vec<Mode> {
-        let holds = |mode: &&Mode| mode.most_services() >= services;
-        self.modes.iter().filter(holds).copied().collect()
+        let holds = |mode: &Mode| mode.most_services() >= services;
+        let is_compared_with = |mode: &Mode| {
+            let others = self
+                .modes
+                .iter()
+                .filter(|other| other.direct() == *mode && *other != mode);
+            others.clone().any(holds) || others.count() == 0
+        };
+        let modes = self.modes.iter().copied();
+        modes
+            .filter(|mode| {
+                if mode.is_direct() {
+                    is_compared_with(mode)
+                } else {
+                    holds(mode)
+                }
+            })
+            .collect()
+    }
+
+    /// The modes that are left out with so many services.
+    pub fn modes_without(&self, services: usize) -> Vec<Mode> {
+        let with = self.modes_with(services);
+        let modes = self.modes.iter().copied();
+        modes.filter(|mode| !mode.is_direct() && !with.contains(mode)).collect()
     }
 }
 
@@ -201,7 +224,7 @@ mod tests {
         let plan = plan(&[], |_| None).unwrap();
         assert!(plan.modes_with(10_000).contains(&Mode::Iptables));
         assert!(!plan.modes_with(100_000).contains(&Mode::Iptables));
-        assert!(plan.modes_with(100_000).contains(&Mode::Nftables));
+        assert!(plan.modes_with(100_000).contains(&Mode::CausewayTc));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Programmer for CausewayProgrammer {
 
     fn passed(&mut self, _: &Site, service: &Service, transport: Transport) -> Result<Passed> {
         let port = service.ports().find(|port| port.transport == transport);
-        let vip = desired(&port.context("a service without such a port")?).vip;
+        let vip = vip(&port.context("a service without such a port")?);
         let key = ServiceKey {
             address: Address::from_ip(vip.address),
             port_be: vip.port.to_be(),
@@ -154,30 +154,33 @@ fn map_memory(site: &Site) -> Result<u64> {
     Ok(sum)
 }
 
-fn desired(port: &ServicePort<'_>) -> DesiredService {
-    let protocol = match port.transport {
+fn vip(port: &ServicePort<'_>) -> VipId {
+    VipId {
+        address: port.vip.into(),
+        port: port.port,
+        protocol: protocol(port),
+    }
+}
+
+fn protocol(port: &ServicePort<'_>) -> Protocol {
+    match port.transport {
         Transport::Tcp => Protocol::TCP,
         Transport::Udp => Protocol::UDP,
-    };
+    }
+}
+
+fn desired(port: &ServicePort<'_>) -> DesiredService {
     let backend = |address: &Ipv4Addr| DesiredBackend {
         id: BackendId {
             address: IpAddr::from(*address),
             port: port.target_port,
-            protocol,
+            protocol: protocol(port),
             ready_always: false,
         },
         ready: true,
         terminating: false,
         local: port.measured,
+        preferred: true,
     };
-    DesiredService {
-        vip: VipId {
-            address: port.vip.into(),
-            port: port.port,
-            protocol,
-        },
-        name: port.name(),
-        affinity_seconds: 0,
-        backends: port.endpoints.iter().map(backend).collect(),
-    }
+    DesiredService::cluster_ip(vip(port), port.name(), port.endpoints.iter().map(backend).collect())
 }

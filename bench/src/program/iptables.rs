@@ -86,7 +86,18 @@ impl Programmer for IptablesProgrammer {
     fn passed(&mut self, site: &Site, service: &Service, transport: Transport) -> Result<Passed> {
         let port = service.ports().find(|port| port.transport == transport);
         let chain = iptables::service_chain(&port.context("a service without such a port")?);
-        let words = [self.variant.iptables, "-w", "5", "-t", "nat", "-n", "-v", "-x", "-L", &chain];
+        let words = [
+            self.variant.iptables,
+            "-w",
+            "5",
+            "-t",
+            "nat",
+            "-n",
+            "-v",
+            "-x",
+            "-L",
+            &chain,
+        ];
         let listing = command::run(&site.node, None, &words, "")?;
         Ok(Passed {
             connections: iptables::matched_packets(&listing),

@@ -39,7 +39,10 @@ pub fn html(results: &Results, entries: &[Entry], plots: &[String]) -> Result<St
     let mut text = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     text.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     text.push_str("<title>Causeway: balancing of virtual addresses</title>\n");
-    add(&mut text, format_args!("<style>{STYLE}</style>\n</head>\n<body>\n<main>"));
+    add(
+        &mut text,
+        format_args!("<style>{STYLE}</style>\n</head>\n<body>\n<main>"),
+    );
     add(&mut text, format_args!("<h1>Balancing of virtual addresses</h1>"));
     add(
         &mut text,
@@ -83,7 +86,10 @@ pub fn html(results: &Results, entries: &[Entry], plots: &[String]) -> Result<St
 
 fn table(text: &mut String, grid: &Grid<'_>) {
     let plural = if grid.services == 1 { "" } else { "s" };
-    add(text, format_args!("<h2>{} service{plural}</h2>", thousands(grid.services)));
+    add(
+        text,
+        format_args!("<h2>{} service{plural}</h2>", thousands(grid.services)),
+    );
     text.push_str("<div class=\"scroll\"><table>\n<thead><tr><th></th>");
     for mode in &grid.modes {
         let _ = write!(text, "<th>{}</th>", mode.name());
@@ -116,7 +122,10 @@ fn cell(text: &mut String, entry: &Entry) {
         Some(false) => " class=\"worse\"",
         None => "",
     };
-    let spread = entry.spread.map(|spread| format!(" ± {}", number(spread))).unwrap_or_default();
+    let spread = entry
+        .spread
+        .map(|spread| format!(" ± {}", number(spread)))
+        .unwrap_or_default();
     let _ = write!(
         text,
         "<td{class}>{}{spread}<small>{}</small></td>",
@@ -144,7 +153,10 @@ fn explanation(text: &mut String, results: &Results) {
         );
     }
     for (mode, why) in &results.plan.unavailable {
-        add(text, format_args!("<li>{}: not available: {}</li>", mode.name(), escape(why)));
+        add(
+            text,
+            format_args!("<li>{}: not available: {}</li>", mode.name(), escape(why)),
+        );
     }
     for note in &results.notes {
         add(text, format_args!("<li>{}</li>", escape(note)));

@@ -17,7 +17,10 @@ pub fn markdown(results: &Results, entries: &[Entry]) -> String {
     }
     for grid in grids(entries) {
         let plural = if grid.services == 1 { "" } else { "s" };
-        line(&mut text, format_args!("\n### {} service{plural}\n", thousands(grid.services)));
+        line(
+            &mut text,
+            format_args!("\n### {} service{plural}\n", thousands(grid.services)),
+        );
         write_grid(&mut text, &grid);
     }
     text

@@ -5,7 +5,10 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::{program::{Variant, search_path}, worker::processors};
+use crate::{
+    program::{Variant, search_path},
+    worker::processors,
+};
 
 /// The machine and the programs on it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -67,7 +70,10 @@ fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn version(program: &str) -> String {
-    let output = Command::new(program).arg("--version").env("PATH", search_path()).output();
+    let output = Command::new(program)
+        .arg("--version")
+        .env("PATH", search_path())
+        .output();
     match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         _ => format!("no {program}"),

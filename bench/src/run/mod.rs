@@ -40,6 +40,8 @@ const TASKS: [Task; 5] = [
 /// Seconds around each single measurement, and for a change of an endpoint: guesses for the time left.
 const AROUND: f64 = 0.06;
 const CHANGE: f64 = 0.3;
+/// More services than this are programmed once only: it takes some a minute.
+const FEW: usize = 1_000;
 /// Length of the first, unrecorded measurement of each kind.
 const WARM_UP_MILLISECONDS: u64 = 30;
 
@@ -52,6 +54,13 @@ pub fn run(plan: &Plan) -> Result<Results> {
         progress.note(&format!("{} is not available: {why}", mode.name()));
     }
     for services in &plan.services {
+        let without: Vec<&str> = plan.modes_without(*services).into_iter().map(Mode::name).collect();
+        if !without.is_empty() {
+            results.note(&format!(
+                "not asked to hold {services} services: {}",
+                without.join(", ")
+            ));
+        }
         measure(plan, *services, &mut progress, &mut results).with_context(|| format!("with {services} services"))?;
     }
     progress.clear();
@@ -73,7 +82,7 @@ fn guess_task(milliseconds: u64) -> f64 {
 }
 
 fn guess_building(plan: &Plan, services: usize) -> f64 {
-    let times = if services > 10_000 { 1 } else { plan.programmings };
+    let times = if services > FEW { 1 } else { plan.programmings };
     times as f64 * (0.5 + services as f64 / 10_000.0)
 }
 
@@ -108,7 +117,10 @@ fn measure(plan: &Plan, services: usize, progress: &mut Progress, results: &mut 
             Err(error) if error.is::<GaveUp>() => {
                 let modes = plan.modes_with(services).into_iter().filter(|mode| mode.site() == kind);
                 let names: Vec<&str> = modes.map(Mode::name).collect();
-                results.note(&format!("{} with {services} services: left out, {error:#}", names.join(", ")));
+                results.note(&format!(
+                    "{} with {services} services: left out, {error:#}",
+                    names.join(", ")
+                ));
             }
             Err(error) => {
                 interrupt::check()?;
@@ -174,8 +186,7 @@ fn representative(plan: &Plan, kind: SiteKind) -> Option<Mode> {
 fn build(plan: &Plan, services: usize, kind: SiteKind, results: &mut Results) -> Result<Rig> {
     let times = match (representative(plan, kind), services) {
         (None, _) => 1,
-        // Minutes, for some.
-        (_, services) if services > 10_000 => 1,
+        (_, services) if services > FEW => 1,
         _ => plan.programmings,
     };
     let mut time = 0;

@@ -90,6 +90,8 @@ impl Site {
             cgroup_v2_dir: cgroup.path().to_owned(),
             tunnel_ifindex: tunnel.ifindex,
             uplink_ifindex: tunnel.uplink_ifindex,
+            tunnel_port: VXLAN_PORT,
+            masquerade: true,
             node_address: NODE_ADDRESS.into(),
             router_address: ROUTER_ADDRESS.into(),
             sizes,

@@ -48,10 +48,30 @@ pub(super) struct Line {
 /// All for which there are values.
 pub(super) fn charts(results: &Results, entries: &[Entry]) -> Vec<Chart> {
     let over_services = [
-        ("vip-connect", "Time of connect(), median", Measure::ConnectLatencyP50, false),
-        ("vip-cpu", "Processor time of a short connection", Measure::CpuPerConnection, false),
-        ("vip-programming", "Programming all services from nothing", Measure::ProgrammingTime, true),
-        ("vip-change", "One endpoint changed, until a client meets it", Measure::EndpointChange, true),
+        (
+            "vip-connect",
+            "Time of connect(), median",
+            Measure::ConnectLatencyP50,
+            false,
+        ),
+        (
+            "vip-cpu",
+            "Processor time of a short connection",
+            Measure::CpuPerConnection,
+            false,
+        ),
+        (
+            "vip-programming",
+            "Programming all services from nothing",
+            Measure::ProgrammingTime,
+            true,
+        ),
+        (
+            "vip-change",
+            "One endpoint changed, until a client meets it",
+            Measure::EndpointChange,
+            true,
+        ),
         ("vip-memory", "Kernel memory of maps or rules", Measure::Memory, true),
     ];
     let over_services = over_services
@@ -79,11 +99,19 @@ fn over(entries: &[Entry], name: &str, title: &str, measure: Measure, is_logarit
     };
     let lines: Vec<Line> = modes.into_iter().map(line).collect();
     let (x, y) = (bounds(&lines, |point| point.0)?, bounds(&lines, |point| point.1)?);
-    let y = if is_logarithmic { (y.0 / 1.5, y.1 * 1.5) } else { (0.0, y.1 * 1.1) };
+    let y = if is_logarithmic {
+        (y.0 / 1.5, y.1 * 1.5)
+    } else {
+        (0.0, y.1 * 1.1)
+    };
     Some(Chart {
         name: name.to_owned(),
         title: title.to_owned(),
-        subtitle: "the measured service is the last of all; lower is better".to_owned(),
+        subtitle: match measure {
+            Measure::ConnectLatencyP50 | Measure::CpuPerConnection => "the service is the last of all; lower is better",
+            _ => "lower is better",
+        }
+        .to_owned(),
         x: Axis {
             title: "services".to_owned(),
             is_logarithmic: true,
@@ -151,7 +179,11 @@ fn distribution(results: &Results, entries: &[Entry]) -> Option<Chart> {
 }
 
 fn bounds(lines: &[Line], part: impl Fn(&(f64, f64)) -> f64) -> Option<(f64, f64)> {
-    let values = lines.iter().flat_map(|line| &line.points).map(part).map(|value| (value, value));
+    let values = lines
+        .iter()
+        .flat_map(|line| &line.points)
+        .map(part)
+        .map(|value| (value, value));
     values.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
 }
 

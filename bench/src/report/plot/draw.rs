@@ -29,9 +29,14 @@ pub(super) fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Char
     area.fill(&WHITE).map_err(failed)?;
     let (head, body) = area.split_vertically(HEAD);
     let text = |size: i32, color: RGBColor| ("sans-serif", size).into_font().color(&color);
-    head.draw(&Text::new(chart.title.as_str(), (24, 16), text(25, INK))).map_err(failed)?;
-    head.draw(&Text::new(chart.subtitle.as_str(), (24, 49), text(16, RGBColor(96, 110, 122))))
+    head.draw(&Text::new(chart.title.as_str(), (24, 16), text(25, INK)))
         .map_err(failed)?;
+    head.draw(&Text::new(
+        chart.subtitle.as_str(),
+        (24, 49),
+        text(16, RGBColor(96, 110, 122)),
+    ))
+    .map_err(failed)?;
     let width = body.dim_in_pixel().0 as i32;
     let (plot, legend) = body.split_horizontally(width - LEGEND.0);
     draw_legend(&legend, chart)?;
@@ -85,10 +90,14 @@ where
             let series = DashedLineSeries::new(inside.clone(), 8, 6, style);
             context.draw_series(series).map_err(failed)?;
         } else {
-            context.draw_series(LineSeries::new(inside.clone(), style)).map_err(failed)?;
+            context
+                .draw_series(LineSeries::new(inside.clone(), style))
+                .map_err(failed)?;
         }
         if chart.marks {
-            let marks = inside.into_iter().map(|at| EmptyElement::at(at) + mark(line.mode, (0, 0)));
+            let marks = inside
+                .into_iter()
+                .map(|at| EmptyElement::at(at) + mark(line.mode, (0, 0)));
             context.draw_series(marks).map_err(failed)?;
         }
     }
@@ -103,19 +112,24 @@ fn points(line: &Line, chart: &Chart) -> Vec<(f64, f64)> {
 }
 
 fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> Result<()> {
-    let label = ("sans-serif", 16).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+    let label = ("sans-serif", 16)
+        .into_font()
+        .color(&INK)
+        .pos(Pos::new(HPos::Left, VPos::Center));
     for (row, line) in (0..).zip(&chart.lines) {
         let y = 24 + row * LEGEND.1;
         let ends = [(4, y), (40, y)];
         if is_dashed(line.mode) {
-            area.draw(&DashedPathElement::new(ends, 8, 6, style(line.mode))).map_err(failed)?;
+            area.draw(&DashedPathElement::new(ends, 8, 6, style(line.mode)))
+                .map_err(failed)?;
         } else {
             area.draw(&PathElement::new(ends, style(line.mode))).map_err(failed)?;
         }
         if chart.marks {
             area.draw(&mark(line.mode, (22, y))).map_err(failed)?;
         }
-        area.draw(&Text::new(line.mode.name(), (50, y), label.clone())).map_err(failed)?;
+        area.draw(&Text::new(line.mode.name(), (50, y), label.clone()))
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -177,6 +191,9 @@ mod tests {
 
     #[test]
     fn ticks_are_short() {
-        assert_eq!([0.0, 0.5, 2.0, 40.0, 100_000.0].map(tick), ["0", "0.5", "2", "40", "100,000"]);
+        assert_eq!(
+            [0.0, 0.5, 2.0, 40.0, 100_000.0].map(tick),
+            ["0", "0.5", "2", "40", "100,000"]
+        );
     }
 }
