@@ -228,8 +228,8 @@ mod tests {
             true,
         );
         insta::assert_snapshot!(text, @r"
-        NAME          TYPE        CLUSTER-IP   PORT(S)   AGE
-        service/web   ClusterIP   <none>       <none>    <unknown>
+        NAME          TYPE        CLUSTER-IP   EXTERNAL-IP   PORT(S)   AGE
+        service/web   ClusterIP   <none>       <none>        <none>    <unknown>
 
         NAME      READY   STATUS    RESTARTS   AGE
         pod/web   0/0     Pending   0          <unknown>

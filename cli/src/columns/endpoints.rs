@@ -1,5 +1,7 @@
 //! Columns of endpoints.
 
+use std::collections::HashSet;
+
 use causeway_proto::{
     Resource as _,
     time::age_at,
@@ -10,7 +12,7 @@ use super::View;
 use crate::table::or_none;
 
 pub const NARROW: &[&str] = &["NAME", "ENDPOINTS", "AGE"];
-pub const WIDE: &[&str] = &["NOT-READY"];
+pub const WIDE: &[&str] = &["NOT-READY", "TERMINATING"];
 
 /// As many are shown, the rest is counted, as kubectl does.
 const SHOWN: usize = 3;
@@ -25,11 +27,12 @@ pub fn row(endpoints: &Endpoints, view: &View) -> Vec<String> {
     ];
     if view.wide {
         cells.push(addresses(endpoints, |subset| &subset.not_ready_addresses, shown));
+        cells.push(addresses(endpoints, |subset| &subset.terminating_addresses, shown));
     }
     cells
 }
 
-/// "10.244.1.2:80,10.244.2.2:80 + 3 more...".
+/// "10.244.1.2:80,10.244.2.2:80 + 3 more...". A number that is a port of both protocols is said once.
 fn addresses(endpoints: &Endpoints, of: impl Fn(&EndpointSubset) -> &Vec<EndpointAddress>, shown: usize) -> String {
     let mut all: Vec<String> = Vec::new();
     for subset in &endpoints.subsets {
@@ -45,6 +48,8 @@ fn addresses(endpoints: &Endpoints, of: impl Fn(&EndpointSubset) -> &Vec<Endpoin
             all.extend(subset.ports.iter().map(|port| format!("{ip}:{}", port.port)));
         }
     }
+    let mut seen = HashSet::new();
+    all.retain(|text| seen.insert(text.clone()));
     let more = all.len().saturating_sub(shown);
     all.truncate(shown);
     let text = or_none(&all.join(","));

@@ -5,7 +5,7 @@ use causeway_proto::{Resource as _, time::age_at, v1::Service};
 use super::View;
 use crate::table::{or_none, pairs};
 
-pub const NARROW: &[&str] = &["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"];
+pub const NARROW: &[&str] = &["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"];
 pub const WIDE: &[&str] = &["SELECTOR"];
 
 pub fn row(service: &Service, view: &View) -> Vec<String> {
@@ -19,6 +19,7 @@ pub fn row(service: &Service, view: &View) -> Vec<String> {
             spec.r#type.clone()
         },
         or_none(&spec.cluster_ip),
+        external_ip(service),
         ports(service),
         age_at(meta.creation_timestamp.as_ref(), &view.now),
     ];
@@ -28,10 +29,35 @@ pub fn row(service: &Service, view: &View) -> Vec<String> {
     cells
 }
 
-/// "80/TCP,53/UDP".
+/// Addresses of the load balancer.
+pub fn ingress(service: &Service) -> Vec<String> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.into_iter().flat_map(|balancer| &balancer.ingress);
+    ingress.map(|ingress| ingress.ip.clone()).collect()
+}
+
+/// Where the outside reaches it; "<pending>" while a load balancer has no address yet.
+fn external_ip(service: &Service) -> String {
+    let spec = service.spec.clone().unwrap_or_default();
+    let mut addresses = ingress(service);
+    addresses.extend(spec.external_ips);
+    if addresses.is_empty() && spec.r#type == "LoadBalancer" {
+        return "<pending>".to_owned();
+    }
+    or_none(&addresses.join(","))
+}
+
+/// "80:30080/TCP,53/UDP".
 fn ports(service: &Service) -> String {
     let ports = service.spec.as_ref().map_or(&[][..], |spec| &spec.ports);
-    let text = |port: &causeway_proto::v1::ServicePort| format!("{}/{}", port.port, protocol(&port.protocol));
+    let text = |port: &causeway_proto::v1::ServicePort| {
+        let protocol = protocol(&port.protocol);
+        if port.node_port == 0 {
+            format!("{}/{protocol}", port.port)
+        } else {
+            format!("{}:{}/{protocol}", port.port, port.node_port)
+        }
+    };
     or_none(&ports.iter().map(text).collect::<Vec<_>>().join(","))
 }
 

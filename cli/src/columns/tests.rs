@@ -120,7 +120,7 @@ metadata: {name: node-3}
 }
 
 #[test]
-fn services_and_endpoints() {
+fn services() {
     let services = r#"
 apiVersion: v1
 kind: Service
@@ -131,17 +131,36 @@ apiVersion: v1
 kind: Service
 metadata: {name: outside, creationTimestamp: "2026-01-31T11:00:00Z"}
 spec: {clusterIP: None, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: open, creationTimestamp: "2026-01-31T11:00:00Z"}
+spec: {clusterIP: 10.96.0.11, type: NodePort, externalIPs: [198.51.100.7], ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop, creationTimestamp: "2026-01-31T11:00:00Z"}
+spec: {clusterIP: 10.96.0.12, type: LoadBalancer, ports: [{port: 443, nodePort: 30443}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: waiting, creationTimestamp: "2026-01-31T11:00:00Z"}
+spec: {clusterIP: 10.96.0.13, type: LoadBalancer, ports: [{port: 443}]}
 "#;
     insta::assert_snapshot!(narrow(services), @r"
-    NAME      TYPE        CLUSTER-IP   PORT(S)         AGE
-    web       ClusterIP   10.96.0.10   80/TCP,53/UDP   60m
-    outside   ClusterIP   None         5432/TCP        60m
+    NAME      TYPE           CLUSTER-IP   EXTERNAL-IP    PORT(S)         AGE
+    web       ClusterIP      10.96.0.10   <none>         80/TCP,53/UDP   60m
+    outside   ClusterIP      None         <none>         5432/TCP        60m
+    open      NodePort       10.96.0.11   198.51.100.7   80:30080/TCP    60m
+    shop      LoadBalancer   10.96.0.12   192.0.2.1      443:30443/TCP   60m
+    waiting   LoadBalancer   10.96.0.13   <pending>      443/TCP         60m
     ");
-    insta::assert_snapshot!(wide(services), @r"
-    NAME      TYPE        CLUSTER-IP   PORT(S)         AGE   SELECTOR
-    web       ClusterIP   10.96.0.10   80/TCP,53/UDP   60m   app=web,env=prod
-    outside   ClusterIP   None         5432/TCP        60m   <none>
-    ");
+    insta::assert_snapshot!(wide(services).lines().nth(1).unwrap(), @"web       ClusterIP      10.96.0.10   <none>         80/TCP,53/UDP   60m   app=web,env=prod");
+}
+
+#[test]
+fn endpoints() {
     let endpoints = r#"
 apiVersion: v1
 kind: Endpoints
@@ -149,7 +168,15 @@ metadata: {name: web, creationTimestamp: "2026-01-31T11:00:00Z"}
 subsets:
 - addresses: [{ip: 10.244.1.2}, {ip: 10.244.1.3}, {ip: 10.244.2.2}, {ip: "fd00::1"}]
   notReadyAddresses: [{ip: 10.244.3.3}]
+  terminatingAddresses: [{ip: 10.244.3.4}]
   ports: [{port: 8080}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: dns, creationTimestamp: "2026-01-31T11:00:00Z"}
+subsets:
+- addresses: [{ip: 10.244.1.2}, {ip: 10.244.1.3}]
+  ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]
 ---
 apiVersion: v1
 kind: Endpoints
@@ -158,12 +185,14 @@ metadata: {name: none, creationTimestamp: "2026-01-31T11:00:00Z"}
     insta::assert_snapshot!(narrow(endpoints), @r"
     NAME   ENDPOINTS                                                     AGE
     web    10.244.1.2:8080,10.244.1.3:8080,10.244.2.2:8080 + 1 more...   60m
+    dns    10.244.1.2:53,10.244.1.3:53                                   60m
     none   <none>                                                        60m
     ");
     insta::assert_snapshot!(wide(endpoints), @r"
-    NAME   ENDPOINTS                                                        AGE   NOT-READY
-    web    10.244.1.2:8080,10.244.1.3:8080,10.244.2.2:8080,[fd00::1]:8080   60m   10.244.3.3:8080
-    none   <none>                                                           60m   <none>
+    NAME   ENDPOINTS                                                        AGE   NOT-READY         TERMINATING
+    web    10.244.1.2:8080,10.244.1.3:8080,10.244.2.2:8080,[fd00::1]:8080   60m   10.244.3.3:8080   10.244.3.4:8080
+    dns    10.244.1.2:53,10.244.1.3:53                                      60m   <none>            <none>
+    none   <none>                                                           60m   <none>            <none>
     ");
 }
 

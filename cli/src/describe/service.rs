@@ -2,11 +2,11 @@
 
 use causeway_proto::{
     Resource as _,
-    v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service},
+    v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service, ServiceSpec},
 };
 
 use super::{Related, meta, text::Entry};
-use crate::columns::service::protocol;
+use crate::columns::service::{ingress, protocol};
 
 /// A service with the endpoints behind each port.
 pub fn describe(service: &Service, related: &Related) -> Vec<Entry> {
@@ -26,15 +26,16 @@ pub fn describe(service: &Service, related: &Related) -> Vec<Entry> {
             },
         ),
         Entry::field("IP", &spec.cluster_ip),
-        Entry::field(
-            "Session Affinity",
-            if spec.session_affinity.is_empty() {
-                "None"
-            } else {
-                &spec.session_affinity
-            },
-        ),
     ]);
+    entries.extend(reach(service, &spec));
+    entries.push(Entry::field(
+        "Session Affinity",
+        if spec.session_affinity.is_empty() {
+            "None"
+        } else {
+            &spec.session_affinity
+        },
+    ));
     let timeout = spec
         .session_affinity_config
         .as_ref()
@@ -56,7 +57,7 @@ pub fn describe(service: &Service, related: &Related) -> Vec<Entry> {
         let of_port = |ports: &[EndpointPort]| -> Vec<i32> {
             ports
                 .iter()
-                .filter(|endpoint| endpoint.name == port.name)
+                .filter(|endpoint| endpoint.name == port.name && self::protocol(&endpoint.protocol) == protocol)
                 .map(|endpoint| endpoint.port)
                 .collect()
         };
@@ -69,14 +70,70 @@ pub fn describe(service: &Service, related: &Related) -> Vec<Entry> {
             };
             subsets.iter().flat_map(in_subset).collect::<Vec<_>>()
         };
-        let below = vec![
+        let mut below = vec![
             Entry::field("Port", format!("{}/{protocol}", port.port)),
             Entry::field("Target Port", format!("{target}/{protocol}")),
+        ];
+        if port.node_port != 0 {
+            below.push(Entry::field("Node Port", format!("{}/{protocol}", port.node_port)));
+        }
+        below.extend([
             Entry::fields("Endpoints", addresses(|subset| &subset.addresses)),
             Entry::fields("Not Ready", addresses(|subset| &subset.not_ready_addresses)),
-        ];
+        ]);
+        let ending = addresses(|subset| &subset.terminating_addresses);
+        if !ending.is_empty() {
+            below.push(Entry::fields("Terminating", ending));
+        }
         entries.push(Entry::section(&format!("Port {name}"), below));
     }
+    entries
+}
+
+/// How it is reached beside its first cluster IP; only what is there to say.
+fn reach(service: &Service, spec: &ServiceSpec) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut say = |label: &str, values: &[String]| {
+        if values.iter().any(|value| !value.is_empty()) {
+            entries.push(Entry::fields(label, values.iter().cloned()));
+        }
+    };
+    if spec.cluster_ips.len() > 1 {
+        say("IPs", &spec.cluster_ips);
+    }
+    if spec.ip_families.len() > 1 || spec.ip_families.iter().any(|family| family != "IPv4") {
+        say("IP Families", &[spec.ip_families.join(", ")]);
+        say("IP Family Policy", std::slice::from_ref(&spec.ip_family_policy));
+    }
+    say("External IPs", &spec.external_ips);
+    let ingress = ingress(service);
+    if spec.r#type == "LoadBalancer" && ingress.is_empty() {
+        let conditions = service.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        let why = conditions
+            .iter()
+            .find(|condition| condition.r#type == "LoadBalancerAddress");
+        say(
+            "LoadBalancer Ingress",
+            &[why.map_or_else(|| "<pending>".to_owned(), |why| format!("<pending>: {}", why.message))],
+        );
+    } else {
+        say("LoadBalancer Ingress", &ingress);
+    }
+    say("Source Ranges", &spec.load_balancer_source_ranges);
+    // Cluster is what everybody expects.
+    let unusual = |policy: &String| {
+        if policy == "Cluster" {
+            String::new()
+        } else {
+            policy.clone()
+        }
+    };
+    say("External Traffic Policy", &[unusual(&spec.external_traffic_policy)]);
+    say("Internal Traffic Policy", &[unusual(&spec.internal_traffic_policy)]);
+    if spec.health_check_node_port != 0 {
+        say("HealthCheck NodePort", &[spec.health_check_node_port.to_string()]);
+    }
+    say("Traffic Distribution", std::slice::from_ref(&spec.traffic_distribution));
     entries
 }
 
@@ -118,11 +175,14 @@ pub fn describe_endpoints(endpoints: &Endpoints, related: &Related) -> Vec<Entry
             let name = if port.name.is_empty() { "<unset>" } else { &port.name };
             format!("{name} {}/{}", port.port, protocol(&port.protocol))
         };
-        let below = vec![
+        let mut below = vec![
             Entry::fields("Addresses", list(&subset.addresses)),
             Entry::fields("Not Ready", list(&subset.not_ready_addresses)),
-            Entry::fields("Ports", subset.ports.iter().map(port)),
         ];
+        if !subset.terminating_addresses.is_empty() {
+            below.push(Entry::fields("Terminating", list(&subset.terminating_addresses)));
+        }
+        below.push(Entry::fields("Ports", subset.ports.iter().map(port)));
         entries.push(Entry::section(&format!("Subset {index}"), below));
     }
     entries

@@ -204,6 +204,58 @@ subsets:
 }
 
 #[test]
+fn services_are_described_with_how_the_outside_reaches_them() {
+    let service = r"
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, 'fd00:96::a']
+  ipFamilies: [IPv4, IPv6]
+  ipFamilyPolicy: PreferDualStack
+  type: LoadBalancer
+  externalIPs: [198.51.100.7]
+  loadBalancerSourceRanges: [203.0.113.0/24]
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: Cluster
+  healthCheckNodePort: 30999
+  trafficDistribution: PreferSameZone
+  ports: [{port: 80, nodePort: 30080}]
+status:
+  conditions: [{type: LoadBalancerAddress, status: 'False', message: 'none is left'}]
+";
+    insta::assert_snapshot!(text(service, Related::default()), @r"
+    Name:                     web
+    Namespace:                default
+    Labels:                   <none>
+    Annotations:              <none>
+    Created:                  <none>
+    Selector:                 <none>
+    Type:                     LoadBalancer
+    IP:                       10.96.0.10
+    IPs:                      10.96.0.10
+                              fd00:96::a
+    IP Families:              IPv4, IPv6
+    IP Family Policy:         PreferDualStack
+    External IPs:             198.51.100.7
+    LoadBalancer Ingress:     <pending>: none is left
+    Source Ranges:            203.0.113.0/24
+    External Traffic Policy:  Local
+    HealthCheck NodePort:     30999
+    Traffic Distribution:     PreferSameZone
+    Session Affinity:         None
+    Port <unset>:
+      Port:         80/TCP
+      Target Port:  80/TCP
+      Node Port:    30080/TCP
+      Endpoints:    <none>
+      Not Ready:    <none>
+    Events:                   <none>
+    ");
+}
+
+#[test]
 fn nodes_are_described_with_capacity_and_pods() {
     let node = r#"
 apiVersion: v1

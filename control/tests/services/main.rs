@@ -66,4 +66,5 @@ on_both_stores! {
     dual_stack_services_have_a_vip_of_each_family,
     load_balancer_addresses_are_given_once,
     a_dry_run_takes_nothing,
+    the_example_is_accepted,
 }

@@ -392,3 +392,14 @@ pub async fn a_dry_run_takes_nothing(store: Shared) {
     let web = create(&registry, node_port_service("web", 0)).await.expect("a port");
     assert!(web.status.is_none(), "a status that says nothing is not there");
 }
+
+pub async fn the_example_is_accepted(store: Shared) {
+    let registry = registry(&store, |_| {}).await;
+    let text = include_str!("../../../examples/outside.yaml");
+    let documents = causeway_proto::manifest::parse_yaml(text).expect("a manifest");
+    for document in documents {
+        let created = registry.create(document.object, false).await.expect("accepted");
+        let service = Service::from_object(created).expect("a service");
+        assert_eq!(node_ports(&service)[0] != 0, spec(&service).r#type != "ClusterIP");
+    }
+}
