@@ -153,6 +153,7 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
             datapath,
             config.pin_dir.clone(),
         )));
+    registry.register_collector(Box::new(api::cluster::ClusterMetrics::new(watches.clone())));
     let served = Served {
         registry: Arc::new(registry),
         health: watch_health,

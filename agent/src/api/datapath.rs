@@ -8,18 +8,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_abi::backend::IN_USE;
-use causeway_maps::{MapsError, PinnedMaps};
+use causeway_abi::{
+    backend::{IN_USE, READY, TERMINATING},
+    counter::{DropCounters, ServiceCounters},
+};
+use causeway_maps::{
+    MapsError, PerCpuSum as _, PinnedMaps,
+    view::{self, MapView},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::bpf::Datapath;
+use crate::bpf::{Datapath, ServiceTraffic};
 
 /// Counting a map's entries takes a system call for each: at most this often.
 const OCCUPANCY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Services that have time series of their own.
+const SERVICES_BY_NAME: usize = 500;
+/// Label of all others together.
+const OTHER: &str = "other";
 
 /// Reads the pinned maps on each scrape.
 pub struct DatapathMetrics {
@@ -28,8 +39,13 @@ pub struct DatapathMetrics {
     occupancy: Mutex<Option<(Instant, Occupancy)>>,
 }
 
-/// Entries and room of each map, by name.
-type Occupancy = BTreeMap<&'static str, (u64, u64)>;
+/// What takes long enough to count that it is kept for a while.
+#[derive(Clone, Debug)]
+struct Occupancy {
+    maps: Vec<MapView>,
+    backends: BTreeMap<&'static str, u64>,
+    events_lost: u64,
+}
 
 impl fmt::Debug for DatapathMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,87 +84,171 @@ impl DatapathMetrics {
 
 fn count(pin_dir: &std::path::Path) -> Result<Occupancy, MapsError> {
     let maps = PinnedMaps::open(pin_dir)?;
-    let backends =
-        (0..maps.backends.len()).filter(|index| maps.backends.flags(*index).is_some_and(|f| f & IN_USE != 0));
-    let sizes = [
-        ("services", maps.services.entries()?.len(), maps.services.max_entries()),
-        ("backends", backends.count(), maps.backends.len()),
-        ("pods", maps.pods.entries()?.len(), maps.pods.max_entries()),
-        (
-            "conntrack",
-            maps.conntrack.entries()?.len(),
-            maps.conntrack.max_entries(),
-        ),
-        (
-            "conntrack_new",
-            maps.conntrack_new.entries()?.len(),
-            maps.conntrack_new.max_entries(),
-        ),
-        (
-            "socket_replies",
-            maps.socket_replies.entries()?.len(),
-            maps.socket_replies.max_entries(),
-        ),
-    ];
-    Ok(sizes
-        .into_iter()
-        .map(|(name, used, room)| (name, (used as u64, u64::from(room))))
-        .collect())
+    let mut backends = BTreeMap::from([("ready", 0), ("not_ready", 0), ("terminating", 0)]);
+    for flags in (0..maps.backends.len()).filter_map(|index| maps.backends.flags(index)) {
+        if flags & IN_USE != 0 {
+            *backends.entry(backend_state(flags)).or_default() += 1;
+        }
+    }
+    Ok(Occupancy {
+        maps: view::inventory(&maps)?,
+        backends,
+        events_lost: maps.events_lost.sum(0)?,
+    })
 }
+
+/// Label of a backend with these flags.
+fn backend_state(flags: u32) -> &'static str {
+    if flags & TERMINATING != 0 {
+        "terminating"
+    } else if flags & READY != 0 {
+        "ready"
+    } else {
+        "not_ready"
+    }
+}
+
+/// Counters by service: the busiest by name, the rest together. So the number of time series has a bound, and sums are whole.
+fn by_service(mut traffic: Vec<ServiceTraffic>) -> Vec<(String, ServiceCounters)> {
+    traffic.sort_by(|a, b| {
+        let of = |one: &ServiceTraffic| (one.counters.connections, one.counters.packets, one.counters.drops);
+        of(b).cmp(&of(a)).then_with(|| a.name.cmp(&b.name))
+    });
+    let rest = traffic.split_off(traffic.len().min(SERVICES_BY_NAME));
+    let mut labelled: Vec<_> = traffic.into_iter().map(|one| (one.name, one.counters)).collect();
+    if !rest.is_empty() {
+        let sum = rest
+            .into_iter()
+            .fold(ServiceCounters::default(), |sum, one| sum.plus(one.counters));
+        labelled.push((OTHER.to_owned(), sum));
+    }
+    labelled
+}
+
+/// Picks one of a service's counters.
+type Pick = fn(&ServiceCounters) -> u64;
+
+const BY_SERVICE: [(&str, &str, Pick); 4] = [
+    (
+        "service_connections",
+        "Connections to services that were given a backend",
+        |c| c.connections,
+    ),
+    (
+        "service_packets",
+        "Packets to and from services that were translated one by one; sockets that were given a backend send past this",
+        |c| c.packets,
+    ),
+    (
+        "service_bytes",
+        "Bytes of the packets that were translated one by one",
+        |c| c.bytes,
+    ),
+    (
+        "service_drops",
+        "Connections and packets to services that were refused or dropped",
+        |c| c.drops,
+    ),
+];
 
 impl Collector for DatapathMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let traffic = self.datapath.service_traffic().unwrap_or_default();
-        let sum = |field: fn(&causeway_abi::counter::ServiceCounters) -> u64| {
-            traffic
-                .iter()
-                .map(|service| field(&service.counters))
-                .fold(0_u64, u64::wrapping_add)
-        };
-        for (name, help, value) in [
-            (
-                "service_connections",
-                "Connections to services that were given a backend",
-                sum(|c| c.connections),
-            ),
-            (
-                "service_packets",
-                "Packets to and from services that were translated one by one",
-                sum(|c| c.packets),
-            ),
-            ("service_bytes", "Bytes of those packets", sum(|c| c.bytes)),
-            (
-                "service_drops",
-                "Connections and packets to services that were refused",
-                sum(|c| c.drops),
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        let services = by_service(self.datapath.service_traffic().unwrap_or_default());
+        for (name, help, pick) in BY_SERVICE {
+            let kind = ConstCounter::new(0_u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (service, counters) in &services {
+                ConstCounter::new(pick(counters)).encode(family.encode_family(&[("service", service.as_str())])?)?;
+            }
         }
         if let Ok(drops) = self.datapath.drops() {
-            let first = ConstCounter::new(0_u64);
-            let help = "Packets and connections dropped, by reason";
-            let mut family = encoder.encode_descriptor("drops", help, None, first.metric_type())?;
-            for (reason, counters) in drops {
-                ConstCounter::new(counters.packets).encode(family.encode_family(&[("reason", reason.name())])?)?;
+            let families: [(&str, &str, fn(&DropCounters) -> u64); 2] = [
+                ("drops", "Packets and connections dropped or refused, by reason", |c| {
+                    c.packets
+                }),
+                (
+                    "drop_bytes",
+                    "Bytes of the packets dropped or refused, by reason",
+                    |c| c.bytes,
+                ),
+            ];
+            for (name, help, pick) in families {
+                let kind = ConstCounter::new(0_u64).metric_type();
+                let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+                for (reason, counters) in &drops {
+                    ConstCounter::new(pick(counters)).encode(family.encode_family(&[("reason", reason.name())])?)?;
+                }
             }
         }
-        let occupancy = self.occupancy().unwrap_or_default();
-        for (name, help, pick) in [
+        let Some(occupancy) = self.occupancy() else {
+            return Ok(());
+        };
+        occupancy.encode(encoder)
+    }
+}
+
+impl Occupancy {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let gauge = || ConstGauge::new(0_u64).metric_type();
+        let families: [(&str, &str, fn(&MapView) -> Option<u64>); 3] = [
+            ("map_entries", "Entries in a BPF map, where that can be told", |map| {
+                map.entries
+            }),
             (
-                "map_entries",
-                "Entries in a BPF map",
-                (|of| of.0) as fn(&(u64, u64)) -> u64,
+                "map_capacity",
+                "Entries a BPF map has room for; bytes for a ring buffer",
+                |map| Some(map.max_entries.into()),
             ),
-            ("map_capacity", "Entries a BPF map has room for", |of| of.1),
-        ] {
-            let first = ConstGauge::new(0_u64);
-            let mut family = encoder.encode_descriptor(name, help, None, first.metric_type())?;
-            for (map, sizes) in &occupancy {
-                ConstGauge::new(pick(sizes)).encode(family.encode_family(&[("map", *map)])?)?;
+            ("map_memory_bytes", "Memory that a BPF map takes", |map| {
+                Some(map.memory_bytes)
+            }),
+        ];
+        for (name, help, pick) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, gauge())?;
+            for map in &self.maps {
+                if let Some(value) = pick(map) {
+                    let label = map.name.to_lowercase();
+                    ConstGauge::new(value).encode(family.encode_family(&[("map", label.as_str())])?)?;
+                }
             }
         }
-        Ok(())
+        let help = "Backends of services, by whether they take connections";
+        let mut family = encoder.encode_descriptor("backends", help, None, gauge())?;
+        for (state, count) in &self.backends {
+            ConstGauge::new(*count).encode(family.encode_family(&[("state", *state)])?)?;
+        }
+        let help = "Events for watchers that found the ring buffer full";
+        let lost = ConstCounter::new(self.events_lost);
+        lost.encode(encoder.encode_descriptor("events_lost", help, None, lost.metric_type())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_beyond_the_bound_are_counted_together() {
+        let one = |number: u64| ServiceTraffic {
+            name: format!("default/s{number}:80"),
+            counters: ServiceCounters {
+                connections: number,
+                ..ServiceCounters::default()
+            },
+        };
+        let bound = SERVICES_BY_NAME as u64;
+        let few = by_service((1..=bound).map(one).collect());
+        assert_eq!(few.len(), SERVICES_BY_NAME);
+        assert_eq!(few[0].0, format!("default/s{bound}:80"), "the busiest first");
+        let many = by_service((1..=bound + 2).map(one).collect());
+        let (name, rest) = many.last().unwrap();
+        assert_eq!((name.as_str(), rest.connections), (OTHER, 1 + 2));
+    }
+
+    #[test]
+    fn backends_have_one_state_each() {
+        assert_eq!(backend_state(IN_USE | READY), "ready");
+        assert_eq!(backend_state(IN_USE | READY | TERMINATING), "terminating");
+        assert_eq!(backend_state(IN_USE), "not_ready");
     }
 }

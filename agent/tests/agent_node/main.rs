@@ -4,6 +4,7 @@
 //! own death and the control plane's, and what it leaves behind.
 
 mod errors;
+mod inspection;
 mod outages;
 mod pods;
 mod support;

@@ -170,7 +170,8 @@ fn pods_routes_and_programs_differ_in_words() {
     let mut held = held();
     held.pods[0].address = "10.244.1.7".into();
     held.routes[0].node = "172.30.0.99".into();
-    held.programs.retain(|program| program.name != "cw_connect4" && program.name != "cw_to_tunnel");
+    held.programs
+        .retain(|program| program.name != "cw_connect4" && program.name != "cw_to_tunnel");
     assert_eq!(
         found(&wanted(), &held),
         [
