@@ -105,7 +105,7 @@ fn shown(service: &DesiredService) -> Vec<String> {
             text.push_str(" local");
         }
         for range in &frontend.source_ranges {
-            text.push_str(&format!(" {}/{}", range.address, range.prefix_len));
+            text.extend([format!(" {}/{}", range.address, range.prefix_len)]);
         }
         text
     };
