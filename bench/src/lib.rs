@@ -7,6 +7,11 @@
 //! Invariants: a number is reported only when every request was answered by a right backend and counters prove the path it
 //! took; rules, programs and pins live in namespaces, cgroups and directories made here, and go with the process.
 
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "counts and nanoseconds become shares and ratios; all are far below 2^52"
+)]
+
 pub mod clock;
 pub mod interrupt;
 pub mod mode;

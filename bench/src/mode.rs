@@ -50,6 +50,7 @@ impl Mode {
     }
 
     /// The same pods on the same kind of node, called by their own addresses: what `ratio_to_direct` compares with.
+    #[must_use]
     pub fn direct(self) -> Self {
         match self {
             Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => Self::Direct,
@@ -74,10 +75,10 @@ impl Mode {
             Self::CausewayXdp => {
                 Some("the XDP path takes traffic from outside the cluster, not measured yet".to_owned())
             }
-            Self::Ipvs => Some(match kernel_has_ipvs() {
-                true => "the kernel has IPVS, this benchmark does not drive it yet".to_owned(),
-                false => "this kernel has no IPVS (no /proc/net/ip_vs, module ip_vs not found)".to_owned(),
-            }),
+            Self::Ipvs if kernel_has_ipvs() => {
+                Some("the kernel has IPVS, which this benchmark does not drive yet".to_owned())
+            }
+            Self::Ipvs => Some("this kernel has no IPVS (no /proc/net/ip_vs, module ip_vs not found)".to_owned()),
             Self::Iptables => missing_program("iptables-restore"),
             Self::IptablesNft => missing_program("iptables-nft-restore"),
             Self::Nftables => missing_program("nft"),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{clock::now_ns, worker::processors};
 
-/// `USER_HZ` of every Linux architecture that Causeway runs on (proc_stat(5)).
+/// `USER_HZ` of every Linux architecture that Causeway runs on (`proc_stat(5)`).
 const TICKS_PER_SECOND: u64 = 100;
 
 /// A reading of the clocks.

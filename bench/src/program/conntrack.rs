@@ -13,7 +13,7 @@ use crate::site::Netns;
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 
-/// Deletes every entry of the namespace's connection table: a delete message that names none (nfnetlink_conntrack).
+/// Deletes every entry of the namespace's connection table: a delete message that names none (`nfnetlink_conntrack`).
 pub(super) fn flush(node: &Netns) -> Result<()> {
     node.run(|| send_delete().context("cannot empty the connection table"))
 }

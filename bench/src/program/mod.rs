@@ -111,7 +111,10 @@ fn cpu_time() -> Result<Duration> {
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
         let usage = getrusage(who)?;
         for time in [usage.user_time(), usage.system_time()] {
-            sum += Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec() as u32 * 1_000);
+            sum += Duration::new(
+                time.tv_sec().unsigned_abs(),
+                time.tv_usec().unsigned_abs() as u32 * 1_000,
+            );
         }
     }
     Ok(sum)

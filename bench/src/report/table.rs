@@ -1,6 +1,6 @@
 //! Results as text.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::Entry;
 use crate::{
@@ -12,18 +12,17 @@ use crate::{
 pub fn table(results: &Results, entries: &[Entry]) -> String {
     let mut text = format!("{}\n", results.machine.text());
     if let Some(warning) = results.warning() {
-        text.push_str(&format!("WARNING: {warning}\n"));
+        put(&mut text, format_args!("WARNING: {warning}\n"));
     }
     let groups: BTreeSet<(usize, Measure)> = entries.iter().map(|entry| (entry.services, entry.measure)).collect();
     let mut services = None;
     for (count, measure) in groups {
         if services != Some(count) {
             services = Some(count);
-            text.push_str(&format!(
-                "\n{} service{}\n",
-                thousands(count),
-                if count == 1 { "" } else { "s" }
-            ));
+            put(
+                &mut text,
+                format_args!("\n{} service{}\n", thousands(count), if count == 1 { "" } else { "s" }),
+            );
             text.push_str(&row(["", "mode", "at", "value", "±", "to direct", "to iptables"]));
         }
         let mut title = format!("{}, {}", measure.title(), measure.unit());
@@ -37,6 +36,11 @@ pub fn table(results: &Results, entries: &[Entry]) -> String {
     }
     text.push_str(&footer(results));
     text
+}
+
+fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = text.write_fmt(line);
 }
 
 fn line(title: &str, entry: &Entry) -> String {
@@ -64,35 +68,41 @@ fn footer(results: &Results) -> String {
          to direct: causeway-* against direct, iptables and nftables against direct-routed.\n",
     );
     for (mode, proof) in &results.proofs {
-        text.push_str(&format!(
-            "{}: {} connections opened to services, {} counted by its own counters{}\n",
-            mode.name(),
-            proof.opened,
-            proof.passed.connections,
-            match proof.passed.packets {
-                0 => String::new(),
-                packets => format!(", {packets} packets translated one by one"),
-            }
-        ));
+        put(
+            &mut text,
+            format_args!(
+                "{}: {} connections opened to services, {} counted by its own counters{}\n",
+                mode.name(),
+                proof.opened,
+                proof.passed.connections,
+                match proof.passed.packets {
+                    0 => String::new(),
+                    packets => format!(", {packets} packets translated one by one"),
+                }
+            ),
+        );
     }
     for (mode, why) in &results.plan.unavailable {
-        text.push_str(&format!("{}: not available: {why}\n", mode.name()));
+        put(&mut text, format_args!("{}: not available: {why}\n", mode.name()));
     }
     for note in &results.notes {
-        text.push_str(&format!("note: {note}\n"));
+        put(&mut text, format_args!("note: {note}\n"));
     }
     for refusal in &results.refusals {
-        text.push_str(&format!(
-            "REFUSED: {} with {} services{}, {}: {}\n",
-            refusal.mode.name(),
-            thousands(refusal.services),
-            refusal
-                .position
-                .map(|position| format!(" ({})", position.name()))
-                .unwrap_or_default(),
-            refusal.task,
-            refusal.reason
-        ));
+        put(
+            &mut text,
+            format_args!(
+                "REFUSED: {} with {} services{}, {}: {}\n",
+                refusal.mode.name(),
+                thousands(refusal.services),
+                refusal
+                    .position
+                    .map(|position| format!(" ({})", position.name()))
+                    .unwrap_or_default(),
+                refusal.task,
+                refusal.reason
+            ),
+        );
     }
     text
 }

@@ -150,7 +150,6 @@ fn balancing(chains: &mut String, rules: &mut String, port: &ServicePort<'_>, co
     for (index, endpoint) in port.endpoints.iter().enumerate() {
         let left = port.endpoints.len() - index;
         let chance = if left > 1 {
-            #[expect(clippy::cast_precision_loss, reason = "a handful of endpoints")]
             let share = 1.0 / left as f64;
             format!("-m statistic --mode random --probability {share:.10} ")
         } else {

@@ -113,7 +113,6 @@ pub(super) struct Performed {
     workers_ns: u64,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds far below 2^52")]
 impl Performed {
     /// Share of the processors' work that was neither the client's nor the servers'.
     fn others_share(&self) -> f64 {

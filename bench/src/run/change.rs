@@ -90,7 +90,6 @@ fn watch(
     let Some(at) = outcome.changed_at_ns else {
         anyhow::bail!("the change did not show within {LONGEST_MILLISECONDS} ms");
     };
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let milliseconds = at.saturating_sub(begun) as f64 / 1e6;
     Ok(milliseconds)
 }

@@ -81,7 +81,6 @@ pub(super) fn charts(results: &Results, entries: &[Entry]) -> Vec<Chart> {
 }
 
 /// A measure over the number of services, the measured one being the last.
-#[expect(clippy::cast_precision_loss, reason = "numbers of services")]
 fn over(entries: &[Entry], name: &str, title: &str, measure: Measure, is_logarithmic: bool) -> Option<Chart> {
     let shown = |entry: &&Entry| {
         entry.measure == measure
@@ -128,7 +127,6 @@ fn over(entries: &[Entry], name: &str, title: &str, measure: Measure, is_logarit
 }
 
 /// Shares of connections by time, with as many services as most modes have.
-#[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds far below 2^52")]
 fn distribution(results: &Results, entries: &[Entry]) -> Option<Chart> {
     let modes_with = |services: usize| {
         let keys = results.times.keys().filter(|(count, _, _)| *count == services);

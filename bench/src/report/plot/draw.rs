@@ -37,7 +37,7 @@ pub(super) fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Char
         text(16, RGBColor(96, 110, 122)),
     ))
     .map_err(failed)?;
-    let width = body.dim_in_pixel().0 as i32;
+    let width = body.dim_in_pixel().0.cast_signed();
     let (plot, legend) = body.split_horizontally(width - LEGEND.0);
     draw_legend(&legend, chart)?;
     // The types of linear and logarithmic axes differ.

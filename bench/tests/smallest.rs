@@ -1,0 +1,140 @@
+//! The whole benchmark in its smallest form: does it run, does it tell what it measured, is nothing left. No test here
+//! judges a time.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Longer than any of this takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A directory that goes with the value.
+struct Output(PathBuf);
+
+impl Output {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cwbench-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn bench(output: &Output, rounds: u32, milliseconds: u32) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
+        .args(["vip", "--modes", "causeway-socket", "--services", "1", "--output"])
+        .arg(&output.0)
+        .args([
+            "--rounds",
+            &rounds.to_string(),
+            "--milliseconds",
+            &milliseconds.to_string(),
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for the end, with everything said on standard error.
+fn wait(mut child: Child) -> String {
+    let mut said = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        said.push_str(&line.unwrap());
+        said.push('\n');
+    }
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it does not end: {said}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    said
+}
+
+/// Cgroups and pins of the process.
+fn traces(pid: u32) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let cgroups = mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup")));
+    let roots = cgroups.filter_map(|line| line.split(' ').nth(1).map(PathBuf::from));
+    let entries = roots
+        .chain([Path::new("/sys/fs/bpf/causeway").to_owned()])
+        .filter_map(|root| fs::read_dir(root).ok())
+        .flatten()
+        .flatten();
+    let names = [format!("causeway-bench-{pid}-"), format!("cwbench-{pid}")];
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            names.iter().any(|prefix| name.starts_with(prefix))
+        })
+        .collect()
+}
+
+#[test]
+fn the_smallest_run_tells_what_it_measured_and_leaves_nothing() {
+    let output = Output::new("smallest");
+    let child = bench(&output, 1, 20);
+    let pid = child.id();
+    let said = wait(child);
+    let text = fs::read_to_string(output.0.join("vip.json")).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let value = |mode: &str, measure: &str| {
+        let entry = entries
+            .iter()
+            .find(|entry| entry["mode"] == mode && entry["measure"] == measure);
+        entry
+            .and_then(|entry| entry["value"].as_f64())
+            .unwrap_or_else(|| panic!("no {measure} of {mode}: {said}"))
+    };
+    for mode in ["direct", "causeway-socket"] {
+        for measure in [
+            "connect_latency_p50",
+            "connections_per_second",
+            "throughput",
+            "udp_per_second",
+        ] {
+            assert!(value(mode, measure) > 0.0, "{measure} of {mode}");
+        }
+    }
+    assert!(value("causeway-socket", "programming_time") > 0.0);
+    assert!(value("causeway-socket", "memory") > 0.0);
+    assert!(
+        fs::read_to_string(output.0.join("vip.html"))
+            .unwrap()
+            .contains("</html>")
+    );
+    assert_eq!(traces(pid), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let output = Output::new("interrupt");
+    // Would take hours.
+    let child = bench(&output, 1_000, 1_000);
+    let pid = child.id();
+    let begun = Instant::now();
+    while traces(pid).len() < 2 {
+        assert!(begun.elapsed() < PATIENCE, "neither cgroup nor pins");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.cast_signed()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let said = wait(child);
+    assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(traces(pid), Vec::<PathBuf>::new());
+}
