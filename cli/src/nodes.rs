@@ -1,6 +1,9 @@
 //! Which nodes a command looks into, and how each is reached: by the pins on this machine, or through its agent.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use causeway_maps::{
     pins,
@@ -191,7 +194,9 @@ fn not_here(local: &[Node], args: &NodeArgs, elsewhere: Option<&CliError>) -> Cl
         )
     };
     match elsewhere {
-        Some(error) => text.push_str(&format!(", nor through its agent: {error}")),
+        Some(error) => {
+            let _ = write!(text, ", nor through its agent: {error}");
+        }
         None => text.push_str("; name a node of the cluster with --node, or ask all agents with --remote"),
     }
     CliError::Usage(text)

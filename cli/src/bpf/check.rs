@@ -1,6 +1,6 @@
 //! `causeway bpf check`: what the cluster wants against what the kernel holds.
 
-use std::io::Write;
+use std::{fmt::Write as _, io::Write};
 
 use causeway_proto::{
     manifest,
@@ -57,16 +57,18 @@ fn words(checked: &[(Node, CheckResponse)]) -> String {
         );
         let name = node.title();
         match response.differences.len() {
-            0 => text.push_str(&format!("node {name}: as it should be ({compared})\n")),
+            0 => {
+                let _ = writeln!(text, "node {name}: as it should be ({compared})");
+            }
             count => {
                 let noun = if count == 1 { "difference" } else { "differences" };
-                text.push_str(&format!("node {name}: {count} {noun} ({compared})\n"));
+                let _ = writeln!(text, "node {name}: {count} {noun} ({compared})");
                 let mut table = Table::new(["KIND", "NAME", "PROBLEM"]);
                 for Difference { kind, name, problem } in &response.differences {
                     table.push(vec![kind.clone(), name.clone(), problem.clone()]);
                 }
                 for line in table.render(false).lines() {
-                    text.push_str(&format!("  {line}\n"));
+                    let _ = writeln!(text, "  {line}");
                 }
             }
         }

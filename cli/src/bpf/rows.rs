@@ -5,8 +5,8 @@ use std::time::Duration;
 use causeway_maps::{
     advice_by_name,
     view::{
-        AffinityView, BackendEntry, DropView, FlowView, MapView, NodeView, PodView, ProgramView, Reading, RouteView,
-        ServiceBackendView, ServiceView, TableView,
+        AffinityView, AttachmentView, BackendEntry, DropView, FlowView, MapView, NodeView, PodView, ProgramView,
+        Reading, RouteView, ServiceBackendView, ServiceView, TableView,
     },
 };
 use serde::Serialize;
@@ -465,7 +465,7 @@ fn the_node(node: &NodeView) -> Rows {
 
 fn programs(programs: &[ProgramView]) -> Rows {
     let row = |program: &ProgramView| {
-        let all: Vec<String> = program.attached.iter().map(|place| place.text()).collect();
+        let all: Vec<String> = program.attached.iter().map(AttachmentView::text).collect();
         let number = |value: Option<u64>| value.map_or_else(|| or_none(""), |value| value.to_string());
         let narrow = vec![
             program.name.clone(),

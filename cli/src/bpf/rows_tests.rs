@@ -1,5 +1,4 @@
 use causeway_maps::view::{
-    AttachmentView,
     BackendState::{self, Local, Ready, Terminating},
     BackendView, ShareView, SlotView,
 };

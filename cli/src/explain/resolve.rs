@@ -204,14 +204,14 @@ impl Resolver<'_> {
         match self.context.client.get::<Service>(namespace, short).await {
             Ok(service) => of_service(name, &service, target, ipv4).map(Some),
             Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => match self.from_maps(name, target).await {
+            Err(error) => match self.in_maps(name, target).await {
                 Some(goal) => Ok(Some(goal)),
                 None => Err(error.into()),
             },
         }
     }
 
-    async fn from_maps(&self, name: &str, target: &Target) -> Option<Goal> {
+    async fn in_maps(&self, name: &str, target: &Target) -> Option<Goal> {
         let wanted = match &target.port {
             Some(port) if port.parse::<u16>().is_err() => format!("{name}:{port}"),
             _ => name.to_owned(),
@@ -316,33 +316,26 @@ fn of_service(name: &str, service: &Service, target: &Target, ipv4: bool) -> Res
     if candidates.len() > 1 && target.protocol.is_none() && target.port.is_some() {
         candidates.retain(|port| Protocol::from_name(&port.protocol) == Some(Protocol::TCP));
     }
-    match candidates[..] {
-        [port] => {
-            let (number, protocol) = (
-                u16::try_from(port.port).unwrap_or(0),
-                Protocol::from_name(&port.protocol),
-            );
-            Ok(Goal {
-                address: SocketAddr::new(address, number),
-                protocol: protocol.unwrap_or(Protocol::TCP),
-            })
-        }
-        _ => {
-            let ports = spec.ports.iter().map(|port| {
-                let protocol = Protocol::from_name(&port.protocol).unwrap_or(Protocol::TCP);
-                let label = if port.name.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({})", port.name)
-                };
-                format!("{}/{protocol}{label}", port.port)
-            });
-            usage(format!(
-                "say which port of service {name}: it has {}",
-                ports.collect::<Vec<_>>().join(", ")
-            ))
-        }
+    if let [port] = candidates[..] {
+        let protocol = Protocol::from_name(&port.protocol).unwrap_or(Protocol::TCP);
+        return Ok(Goal {
+            address: SocketAddr::new(address, u16::try_from(port.port).unwrap_or(0)),
+            protocol,
+        });
     }
+    let ports = spec.ports.iter().map(|port| {
+        let protocol = Protocol::from_name(&port.protocol).unwrap_or(Protocol::TCP);
+        let label = if port.name.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", port.name)
+        };
+        format!("{}/{protocol}{label}", port.port)
+    });
+    usage(format!(
+        "say which port of service {name}: it has {}",
+        ports.collect::<Vec<_>>().join(", ")
+    ))
 }
 
 fn number(text: &str) -> Result<u16, CliError> {

@@ -56,8 +56,8 @@ pub async fn run(global: &GlobalArgs, args: &TopArgs) -> Result<(), CliError> {
         std::env::var_os("NO_COLOR").is_none(),
     );
     app.names = names;
-    let (samples, mut sampled) = mpsc::channel(1);
-    tokio::spawn(sample(found.clone(), args.interval, samples));
+    let (sampler, mut readings) = mpsc::channel(1);
+    tokio::spawn(sample(found.clone(), args.interval, sampler));
     let (keys, mut pressed) = mpsc::channel(16);
     let mut ends = Signals::new().map_err(CliError::Terminal)?;
     // Also sets a panic hook that gives the terminal back before the panic is told.
@@ -77,7 +77,7 @@ pub async fn run(global: &GlobalArgs, args: &TopArgs) -> Result<(), CliError> {
                 Some(None) => {}
                 None => return Ok(()),
             },
-            nodes = sampled.recv() => match nodes {
+            nodes = readings.recv() => match nodes {
                 Some(nodes) => app.take(nodes, Instant::now()),
                 None => return Ok(()),
             },

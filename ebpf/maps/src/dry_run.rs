@@ -1,6 +1,6 @@
 //! Trying a packet out: the node's real program on its live maps, with nothing changed but `EXPLANATION`.
 //!
-//! The kernel runs the program on a made-up packet (BPF_PROG_TEST_RUN) whose mark says that it is only tried out. Dry runs
+//! The kernel runs the program on a made-up packet (`BPF_PROG_TEST_RUN`) whose mark says that it is only tried out. Dry runs
 //! write to one element, so they come one at a time: by a lock on the directory of the link pins.
 
 use std::{

@@ -122,7 +122,7 @@ fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
     }
 }
 
-/// A field of `/proc/self/fdinfo/FD` (proc_pid_fdinfo(5)), such as "memlock".
+/// A field of `/proc/self/fdinfo/FD` (`proc_pid_fdinfo(5)`), such as "memlock".
 pub(crate) fn fdinfo(fd: BorrowedFd<'_>, field: &str) -> io::Result<Option<u64>> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     Ok(fdinfo_field(&text, field))

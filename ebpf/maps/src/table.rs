@@ -58,13 +58,13 @@ impl<K: Data, V: Data> Table<K, V> {
 
     /// How many entries there are.
     pub fn count(&self) -> Result<u64, MapsError> {
-        let keys = self.map.keys().take(self.max_entries as usize);
-        keys.fold(Ok(0), |sum, key| {
+        let mut keys = self.map.keys().take(self.max_entries as usize);
+        keys.try_fold(0, |sum, key| {
             key.map_err(|source| MapsError::Read {
                 map: self.shape.name,
                 source,
             })?;
-            sum.map(|sum| sum + 1)
+            Ok(sum + 1)
         })
     }
 

@@ -63,7 +63,7 @@ impl Filter {
     }
 
     /// Whether one of the backends is the one asked for; so for the pod.
-    fn backends<'a>(&self, backends: impl Iterator<Item = &'a str> + Clone) -> bool {
+    fn backends<'a>(&self, backends: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
         let any = |wanted: &String| backends.clone().any(|backend| endpoint_matches(backend, wanted));
         self.backend.as_ref().is_none_or(any) && self.pod.as_ref().is_none_or(any)
     }
@@ -208,7 +208,7 @@ fn services(maps: &PinnedMaps, filter: &Filter) -> Result<Vec<ServiceView>, Maps
     let mut services = super::services(maps)?;
     services.retain(|service| {
         let backends = service.backends.iter().map(|backend| &*backend.backend.address);
-        filter.service_matches(&service.name) && filter.vip(&service.vip) && filter.backends(backends)
+        filter.service_matches(&service.name) && filter.vip(&service.vip) && filter.backends(&backends)
     });
     Ok(services)
 }
@@ -233,7 +233,7 @@ fn backends(maps: &PinnedMaps, filter: &Filter) -> Result<Vec<BackendEntry>, Map
     entries.retain(|entry| {
         let by_service = filter.service.is_none() || entry.services.iter().any(|name| filter.service_matches(name));
         let by_vip = filter.vip.is_none() || !entry.services.is_empty();
-        by_service && by_vip && filter.backends(std::iter::once(&*entry.backend.address))
+        by_service && by_vip && filter.backends(&std::iter::once(&*entry.backend.address))
     });
     Ok(entries)
 }
