@@ -69,8 +69,8 @@ unsafe extern "C" fn cw_choose_again(service: *const Service, hash: u32, client:
     if service.is_null() || client.is_null() {
         return NO_BACKEND;
     }
-    // SAFETY: not null, and valid as `choose_again` passes them.
-    let (service, client) = unsafe { (&*service, &*client) };
+    // SAFETY: not null, and valid as `choose_again` passes them. The key is copied, as in `cw_onwards`.
+    let (service, client) = unsafe { (&*service, &ptr::read_volatile(client)) };
     let index = affinity::remembered(client, service).unwrap_or_else(|| index(service, hash).0);
     if let Some(backend) = BACKENDS.get(index) {
         affinity::remember(client, index, backend.generation);

@@ -25,7 +25,7 @@ use causeway_ebpf::{
 
 use crate::{
     balance, deliver,
-    maps::{CONNTRACK, CONNTRACK_NEW},
+    maps::{CONNTRACK, CONNTRACK_NEW, FLOW_DRAFT},
     trace,
 };
 
@@ -227,7 +227,8 @@ unsafe extern "C" fn cw_open(
     let Some(backend) = balance::backend(translation.backend) else {
         return FULL;
     };
-    let mut flow = Flow {
+    let Some(flow) = draft() else { return FULL };
+    *flow = Flow {
         last_seen_ns: now_ns(),
         backend: translation.backend,
         generation: backend.generation,
@@ -256,12 +257,10 @@ unsafe extern "C" fn cw_open(
         flow.translated_client = node.router_address;
         Ports::Node
     };
-    // SAFETY: a valid pointer.
-    let begun = unsafe { begin_with(&mut flow, headers, ports, dry_run) };
-    if begun != DONE {
+    if begin_with(flow, headers, ports, dry_run) != DONE {
         return FULL;
     }
-    *translation = to_backend(&flow);
+    *translation = to_backend(flow);
     DONE
 }
 
@@ -275,7 +274,8 @@ unsafe extern "C" fn cw_masquerade(headers: *const Headers, translation: *mut Tr
     // SAFETY: not null, and valid as `masquerade` passes them.
     let (headers, translation) = unsafe { (&*headers, &mut *translation) };
     let Some(node) = deliver::node() else { return FULL };
-    let mut flow = Flow {
+    let Some(flow) = draft() else { return FULL };
+    *flow = Flow {
         last_seen_ns: now_ns(),
         backend: NO_BACKEND,
         generation: 0,
@@ -292,11 +292,10 @@ unsafe extern "C" fn cw_masquerade(headers: *const Headers, translation: *mut Tr
         backend_port_be: headers.destination_port_be,
         reserved2: 0,
     };
-    // SAFETY: a valid pointer.
-    if unsafe { begin_with(&mut flow, headers, Ports::Node, dry_run) } != DONE {
+    if begin_with(flow, headers, Ports::Node, dry_run) != DONE {
         return FULL;
     }
-    *translation = to_backend(&flow);
+    *translation = to_backend(flow);
     DONE
 }
 
@@ -311,9 +310,16 @@ enum Ports {
     Node,
 }
 
-/// Begins a flow with the first of the ports that is free.
+/// The flow that is about to begin, on this processor.
 #[inline(always)]
-unsafe fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: u32) -> u32 {
+fn draft() -> Option<&'static mut Flow> {
+    // SAFETY: the map returned a valid element. It is this processor's, and no program of ours interrupts another.
+    FLOW_DRAFT.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+}
+
+/// Begins the drafted flow with the first of the ports that is free.
+#[inline(always)]
+fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: u32) -> u32 {
     let hash = hash(&forward_key(headers));
     let own_first = u32::from(ports == Ports::Own);
     for attempt in 0..NODE_PORT_ATTEMPTS {
@@ -332,8 +338,7 @@ unsafe fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: 
         if dry_run != 0 {
             return DONE;
         }
-        // SAFETY: a valid pointer.
-        let begun = unsafe { cw_begin(flow, headers.protocol.into()) };
+        let begun = cw_begin(headers.protocol.into());
         if begun != TAKEN {
             return begun;
         }
@@ -341,16 +346,13 @@ unsafe fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: 
     FULL
 }
 
-/// Writes both halves of a flow; `TAKEN` when another already looks like it to the backend (the same client port through
+/// Writes both halves of the drafted flow; `TAKEN` when another already looks like it to the backend (the same client port through
 /// another VIP).
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_begin(flow: *const Flow, protocol: u32) -> u32 {
-    if flow.is_null() {
-        return FULL;
-    }
-    // SAFETY: not null, and valid as `cw_open` passes it.
-    let flow = unsafe { &*flow };
+extern "C" fn cw_begin(protocol: u32) -> u32 {
+    let Some(flow) = draft() else { return FULL };
+    let flow = &*flow;
     let protocol = protocol as u8;
     // One key after the other in the same place: stack is short.
     let mut key = reply_key_of(flow, protocol);

@@ -1,5 +1,7 @@
 //! Where a packet goes once its addresses are final.
 
+use core::ptr;
+
 use aya_ebpf::{bindings::__sk_buff, btf_maps::lpm_trie::Key};
 use causeway_abi::{
     Address, DropReason,
@@ -71,8 +73,9 @@ unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address
         return Outcome::drop(DropReason::MalformedPacket).pack();
     }
     let skb = Skb::new(skb);
-    // SAFETY: not null, and valid as `onwards` passes it.
-    let destination = unsafe { &*destination };
+    // SAFETY: not null, and valid as `onwards` passes it. Copied, because kernels before 6.2 take no key from memory that a
+    // function was handed; volatile, so that the copy is made.
+    let destination = &unsafe { ptr::read_volatile(destination) };
     if let Some(pod) = pod(destination) {
         return to_pod(skb, &pod).pack();
     }

@@ -56,6 +56,11 @@ pub static CONNTRACK: HashMap<FlowKey, Flow, 131_072> = HashMap::new();
 #[btf_map]
 pub static CONNTRACK_NEW: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
 
+/// The flow that is about to begin. Not on the stack, which is short; and not handed down by reference, because kernels before
+/// 6.2 take no key or value from memory that a function was handed.
+#[btf_map]
+pub static FLOW_DRAFT: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
 /// What connected sockets asked for.
 #[btf_map]
 pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
