@@ -16,4 +16,5 @@ pub mod netns;
 pub mod progress;
 pub mod root;
 pub mod setup;
+pub mod vm;
 pub mod wait;

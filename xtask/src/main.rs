@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use xtask::cluster::{DEV, Spec, Store, remove, up};
 use xtask::progress::Progress;
+use xtask::vm::{self, Kernel};
 use xtask::{bench, check, compile, image, root, setup};
 
 #[derive(Parser)]
@@ -47,6 +48,14 @@ enum Task {
     /// Measure, beside other ways of doing the same.
     #[command(subcommand)]
     Bench(Bench),
+    /// Run tests on a stock kernel in an emulated machine.
+    VmTest {
+        /// Which kernel.
+        #[arg(long, value_enum)]
+        kernel: Kernel,
+        /// Suites of the tests [default: those of packets and of real sockets].
+        suites: Vec<String>,
+    },
     /// Check format, lints, and, where they are installed, licences and unused dependencies.
     Lint,
 }
@@ -119,6 +128,7 @@ fn run(task: Task) -> Result<ExitCode> {
             root::ensure("tests make network namespaces, cgroups and BPF programs")?;
             check::test(&progress, &filters)
         }
+        Task::VmTest { kernel, suites } => vm::test(&progress, kernel, &suites),
         Task::Setup => {
             setup::run(&progress)?;
             Ok(ExitCode::SUCCESS)

@@ -81,3 +81,18 @@ pub fn for_benchmarks(progress: &Progress) -> Result<()> {
     apt::update(progress)?;
     apt::install(progress, &names)
 }
+
+/// Installs what only tests in emulated machines need.
+pub fn for_virtual_machines(progress: &Progress) -> Result<()> {
+    if !apt::is_there() {
+        bail!("this is not a Debian system, whose kernels are to be run");
+    }
+    let missing = packages::missing_for_virtual_machines();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    root::ensure("packages are to be installed")?;
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    apt::update(progress)?;
+    apt::install(progress, &names)
+}

@@ -81,6 +81,30 @@ const FOR_BENCHMARKS: [Package; 3] = [
     },
 ];
 
+/// What only tests in emulated machines need.
+const FOR_VIRTUAL_MACHINES: [Package; 3] = [
+    Package {
+        name: "qemu-system-x86",
+        why: "emulates a machine",
+        proof: "qemu-system-x86_64",
+    },
+    Package {
+        name: "binutils",
+        why: "strips programs",
+        proof: "strip",
+    },
+    Package {
+        name: "xz-utils",
+        why: "unpacks kernel modules",
+        proof: "xz",
+    },
+];
+
+/// What tests in emulated machines need and is not there.
+pub(super) fn missing_for_virtual_machines() -> Vec<Package> {
+    not_there(&FOR_VIRTUAL_MACHINES)
+}
+
 /// What is not there.
 pub(super) fn missing() -> Vec<Package> {
     not_there(&PACKAGES)
