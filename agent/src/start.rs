@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use causeway_proto::client::Client;
 use nix::fcntl::{Flock, FlockArg};
 use prometheus_client::registry::Registry;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -116,15 +116,7 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
     let port = options.listen.port();
     let own_range = Arc::new(remembered.map_or_else(OnceLock::new, OnceLock::from));
     agent.spawn_node(&client, &watches, Arc::clone(&own_range), watch_health.clone(), port);
-    let socket = api::grpc::listen(&config.state_dir)
-        .inspect_err(|error| tracing::warn!(error = chain(error), "served over TCP only"))
-        .ok();
-    agent.tasks.spawn(api::grpc::serve(
-        grpc,
-        socket,
-        watch_health.clone(),
-        agent.inspection.clone(),
-    ));
+    agent.spawn_grpc(grpc, watch_health.clone());
 
     let range = match remembered {
         Some(range) => range,
@@ -250,6 +242,15 @@ impl Agent<'_> {
         ));
         let (name, interval) = (self.config.node_name.clone(), self.options.heartbeat_interval);
         self.tasks.spawn(node::lease::run(client.clone(), name, interval));
+    }
+
+    /// Starts the gRPC API, on TCP and on a socket in the state directory.
+    fn spawn_grpc(&mut self, tcp: TcpListener, health: watch::Receiver<Health>) {
+        let socket = api::grpc::listen(&self.config.state_dir)
+            .inspect_err(|error| tracing::warn!(error = chain(error), "served over TCP only"))
+            .ok();
+        let inspection = self.inspection.clone();
+        self.tasks.spawn(api::grpc::serve(tcp, socket, health, inspection));
     }
 
     /// Waits until the control plane has given this node a pod range; `None` when the agent is to stop first.

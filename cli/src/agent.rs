@@ -87,9 +87,13 @@ impl Agent {
     pub fn failed(&self, status: &Status) -> CliError {
         let mut problem = status.message().to_owned();
         let mut source = status.source();
+        let no_answer = source.is_some();
         while let Some(cause) = source {
             problem = cause.to_string();
             source = cause.source();
+        }
+        if no_answer {
+            problem.push_str("; is it running?");
         }
         CliError::Agent {
             node: self.node.clone(),

@@ -125,26 +125,34 @@ fn by_service(mut traffic: Vec<ServiceTraffic>) -> Vec<(String, ServiceCounters)
     labelled
 }
 
-/// Picks one of a service's counters.
-type Pick = fn(&ServiceCounters) -> u64;
+/// A family of metrics that are made from values of one type: name, help text, and what picks theirs.
+struct Family<T, V = u64> {
+    name: &'static str,
+    help: &'static str,
+    pick: fn(&T) -> V,
+}
 
-const BY_SERVICE: [(&str, &str, Pick); 4] = [
-    (
+const fn family<T, V>(name: &'static str, help: &'static str, pick: fn(&T) -> V) -> Family<T, V> {
+    Family { name, help, pick }
+}
+
+const BY_SERVICE: [Family<ServiceCounters>; 4] = [
+    family(
         "service_connections",
         "Connections to services that were given a backend",
         |c| c.connections,
     ),
-    (
+    family(
         "service_packets",
         "Packets to and from services that were translated one by one; sockets that were given a backend send past this",
         |c| c.packets,
     ),
-    (
+    family(
         "service_bytes",
         "Bytes of the packets that were translated one by one",
         |c| c.bytes,
     ),
-    (
+    family(
         "service_drops",
         "Connections and packets to services that were refused or dropped",
         |c| c.drops,
@@ -154,7 +162,7 @@ const BY_SERVICE: [(&str, &str, Pick); 4] = [
 impl Collector for DatapathMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let services = by_service(self.datapath.service_traffic().unwrap_or_default());
-        for (name, help, pick) in BY_SERVICE {
+        for Family { name, help, pick } in BY_SERVICE {
             let kind = ConstCounter::new(0_u64).metric_type();
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (service, counters) in &services {
@@ -162,17 +170,17 @@ impl Collector for DatapathMetrics {
             }
         }
         if let Ok(drops) = self.datapath.drops() {
-            let families: [(&str, &str, fn(&DropCounters) -> u64); 2] = [
-                ("drops", "Packets and connections dropped or refused, by reason", |c| {
+            let families: [Family<DropCounters>; 2] = [
+                family("drops", "Packets and connections dropped or refused, by reason", |c| {
                     c.packets
                 }),
-                (
+                family(
                     "drop_bytes",
                     "Bytes of the packets dropped or refused, by reason",
                     |c| c.bytes,
                 ),
             ];
-            for (name, help, pick) in families {
+            for Family { name, help, pick } in families {
                 let kind = ConstCounter::new(0_u64).metric_type();
                 let mut family = encoder.encode_descriptor(name, help, None, kind)?;
                 for (reason, counters) in &drops {
@@ -190,20 +198,20 @@ impl Collector for DatapathMetrics {
 impl Occupancy {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let gauge = || ConstGauge::new(0_u64).metric_type();
-        let families: [(&str, &str, fn(&MapView) -> Option<u64>); 3] = [
-            ("map_entries", "Entries in a BPF map, where that can be told", |map| {
+        let families: [Family<MapView, Option<u64>>; 3] = [
+            family("map_entries", "Entries in a BPF map, where that can be told", |map| {
                 map.entries
             }),
-            (
+            family(
                 "map_capacity",
                 "Entries a BPF map has room for; bytes for a ring buffer",
                 |map| Some(map.max_entries.into()),
             ),
-            ("map_memory_bytes", "Memory that a BPF map takes", |map| {
+            family("map_memory_bytes", "Memory that a BPF map takes", |map| {
                 Some(map.memory_bytes)
             }),
         ];
-        for (name, help, pick) in families {
+        for Family { name, help, pick } in families {
             let mut family = encoder.encode_descriptor(name, help, None, gauge())?;
             for map in &self.maps {
                 if let Some(value) = pick(map) {

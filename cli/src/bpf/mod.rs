@@ -314,7 +314,7 @@ fn write(args: &BpfArgs, read: &[(Node, Rows)], out: &mut impl Write) -> Result<
         Some(Format::Yaml) if args.watch.is_some() => format!("---\n{}", manifest::value_to_yaml(&document(read))),
         Some(Format::Yaml) => manifest::value_to_yaml(&document(read)),
         format => {
-            if read.iter().all(|(_, rows)| rows.items.is_empty()) {
+            if !read.is_empty() && read.iter().all(|(_, rows)| rows.items.is_empty()) {
                 eprintln!("No entries found");
             }
             let table = table(read, format == Some(Format::Wide)).render(!args.no_headers);

@@ -351,13 +351,19 @@ fn programs(held: &Held, found: &mut Vec<Difference>) {
         .iter()
         .flat_map(|program| &program.attached)
         .any(|place| place.ifindex.is_some());
-    if held.node.tunnel_ifindex == 0 || !has_tcx {
+    if !has_tcx {
         return;
     }
-    for name in ["cw_from_tunnel", "cw_to_tunnel"] {
-        let here = |place: &&AttachmentView| place.ifindex == Some(held.node.tunnel_ifindex);
-        if !places(name).iter().any(here) {
-            let problem = "is not attached to the tunnel device: pods of other nodes are unreachable";
+    let (tunnel, uplink) = (held.node.tunnel_ifindex, held.node.uplink_ifindex);
+    let on_tunnel = "is not attached to the tunnel device: pods of other nodes are unreachable";
+    let on_uplink = "is not attached to the uplink: services are not reached from outside, and pods not the world";
+    for (name, ifindex, problem) in [
+        ("cw_from_tunnel", tunnel, on_tunnel),
+        ("cw_to_tunnel", tunnel, on_tunnel),
+        ("cw_from_uplink", uplink, on_uplink),
+        ("cw_to_uplink", uplink, on_uplink),
+    ] {
+        if ifindex != 0 && !places(name).iter().any(|place| place.ifindex == Some(ifindex)) {
             found.push(difference("Program", name, problem));
         }
     }

@@ -82,6 +82,8 @@ fn held() -> Held {
     programs.push(program("cw_from_pod", place("tcx-ingress", None, Some(5))));
     programs.push(program("cw_from_tunnel", place("tcx-ingress", None, Some(3))));
     programs.push(program("cw_to_tunnel", place("tcx-egress", None, Some(3))));
+    programs.push(program("cw_from_uplink", place("tcx-ingress", None, Some(2))));
+    programs.push(program("cw_to_uplink", place("tcx-egress", None, Some(2))));
     Held {
         services: vec![ServiceView {
             name: "default/web:http".into(),
