@@ -1,7 +1,7 @@
 //! kube-proxy's nftables rules, as input for `nft -f -`.
 //!
-//! One addition: the chains of services that are measured count the packets that enter them (one for each connection), which
-//! is how the benchmark knows that its packets went through. It costs a few nanoseconds of a connection.
+//! One addition: the chains of services that are measured count the packets that enter them (one for each connection) in a
+//! named counter, which is how the benchmark knows that its packets went through. It costs a few nanoseconds of a connection.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -83,6 +83,11 @@ fn base_name(port: &ServicePort<'_>) -> String {
     )
 }
 
+/// Name of the counter in the chain of a service port that is measured.
+pub fn counter(port: &ServicePort<'_>) -> String {
+    format!("bench-{}-{}", port.service, port.transport.name())
+}
+
 /// What is written once, when kube-proxy starts on a node with this address.
 pub fn base(node: Ipv4Addr) -> String {
     BASE.replace("SERVICE_CIDR", SERVICE_CIDR)
@@ -135,7 +140,12 @@ fn chains(text: &mut String, port: &ServicePort<'_>) {
     }
     let vip = port.vip;
     if port.measured {
-        line(text, format_args!("add rule {TABLE} {service} counter"));
+        let counter = counter(port);
+        line(text, format_args!("add counter {TABLE} {counter}"));
+        line(
+            text,
+            format_args!("add rule {TABLE} {service} counter name \"{counter}\""),
+        );
     }
     line(
         text,
@@ -172,19 +182,10 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// Packets that entered a chain, from `nft list chain`.
-pub fn matched_packets(listing: &str) -> u64 {
-    listing
-        .lines()
-        .filter_map(|line| {
-            line.trim()
-                .strip_prefix("counter packets ")?
-                .split(' ')
-                .next()?
-                .parse::<u64>()
-                .ok()
-        })
-        .sum()
+/// Packets that a counter has counted, as `nft` shows it.
+pub fn counted_packets(shown: &str) -> Option<u64> {
+    let line = shown.lines().find_map(|line| line.trim().strip_prefix("packets "))?;
+    line.split(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -225,12 +226,13 @@ mod tests {
         let text = change(&services[1]);
         assert!(text.contains("svc-000001/tcp") && text.contains("svc-000001/udp"));
         assert!(!text.contains("svc-000000") && !text.contains("service-ips"));
-        assert_eq!(text.matches(" counter").count(), 2);
+        assert_eq!(text.matches("add counter ip kube-proxy bench-svc-000001-").count(), 2);
     }
 
     #[test]
-    fn counters_are_read_from_a_listing() {
-        let listing = "table ip kube-proxy {\n\tchain service-A {\n\t\tcounter packets 17 bytes 1020\n\t\tip daddr 10.96.0.1\n\t}\n}\n";
-        assert_eq!(matched_packets(listing), 17);
+    fn counters_are_read_as_nft_shows_them() {
+        let shown = "table ip kube-proxy {\n\tcounter bench-svc-000001-tcp {\n\t\tpackets 17 bytes 1020\n\t}\n}\n";
+        assert_eq!(counted_packets(shown), Some(17));
+        assert_eq!(counted_packets(""), None);
     }
 }

@@ -70,20 +70,29 @@ pub fn run(plan: &Plan) -> Result<Results> {
 
 /// Seconds that so many services will take.
 fn guess(plan: &Plan, services: usize) -> f64 {
-    let rigs = sites(&plan.modes_with(services)).len() as f64;
+    let kinds = sites(&plan.modes_with(services));
+    let building: f64 = kinds.iter().map(|kind| guess_building(plan, services, *kind)).sum();
     let rounds = plan.rounds as f64;
-    guess_building(plan, services) * rigs
+    building
         + rounds * cells(plan, services).len() as f64 * TASKS.len() as f64 * guess_task(plan.milliseconds)
-        + rounds * rigs * CHANGE
+        + rounds * kinds.len() as f64 * CHANGE
 }
 
 fn guess_task(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1e3 + AROUND
 }
 
-fn guess_building(plan: &Plan, services: usize) -> f64 {
+fn guess_building(plan: &Plan, services: usize, kind: SiteKind) -> f64 {
     let times = if services > FEW { 1 } else { plan.programmings };
-    times as f64 * (0.5 + services as f64 / 10_000.0)
+    let thousands = services as f64 / 1e3;
+    let programming = match kind {
+        SiteKind::Causeway | SiteKind::Plain => thousands / 50.0,
+        SiteKind::Iptables => thousands / 6.0,
+        SiteKind::IptablesNft => thousands,
+        // The kernel looks at all anonymous maps to name the next.
+        SiteKind::Nftables => thousands * thousands / 2.0,
+    };
+    times as f64 * (0.5 + programming)
 }
 
 fn sites(modes: &[Mode]) -> Vec<SiteKind> {
@@ -129,7 +138,7 @@ fn measure(plan: &Plan, services: usize, progress: &mut Progress, results: &mut 
                 }
             }
         }
-        progress.done(guess_building(plan, services));
+        progress.done(guess_building(plan, services, kind));
     }
     let cells: Vec<Cell> = cells(plan, services)
         .into_iter()
