@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
+    thread,
 };
 
 use causeway_abi::DropReason;
@@ -210,4 +212,23 @@ fn pods_reach_the_network_behind_their_nodes_address() {
     });
     let said = String::from_utf8_lossy(&ping.stdout);
     assert!(said.contains("3 packets received"), "{said}");
+}
+
+#[test]
+fn much_data_passes_a_node_port_to_another_node_and_back() {
+    let world = world();
+    let (asked, other) = (&world.lab.nodes[0], &world.servers[1]);
+    world
+        .lab
+        .serve(&[with_node_port(tcp_service(vip(), PORT, &[other]), &world.lab, false)]);
+    let mut stream = world.outsider.connect(node_port(asked)).expect("a connection");
+    assert_eq!(ask(&stream).expect("an answer"), "two");
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let mut writing = stream.try_clone().expect("another descriptor");
+    let data = sent.clone();
+    let writer = thread::spawn(move || writing.write_all(&data));
+    let mut received = vec![0; sent.len()];
+    stream.read_exact(&mut received).expect("all of it back");
+    writer.join().expect("a writer").expect("all of it sent");
+    assert!(received == sent, "what came back is not what was sent");
 }
