@@ -81,6 +81,16 @@ impl Netns {
         }
     }
 
+    /// Tries to open a connection from in here; whether it is accepted or refused does not matter.
+    pub fn knock(&self, address: std::net::SocketAddr) {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the node's network namespace");
+                let _ = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5));
+            });
+        });
+    }
+
     /// Names of the interfaces in here.
     pub fn links(&self) -> Vec<String> {
         let mut command = Command::new("ip");
