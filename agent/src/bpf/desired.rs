@@ -84,7 +84,10 @@ pub struct Readiness {
 
 /// A backend of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a state of its own, and all combinations occur")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a state of its own, and all combinations occur"
+)]
 pub struct DesiredBackend {
     /// Which.
     pub id: BackendId,

@@ -47,15 +47,25 @@ pub fn desired_routes<'a>(
     routes.into_iter().map(|(_, route)| route).collect()
 }
 
-/// The node's pod range, once the control plane has given it one.
+/// The node's pod range, once the control plane has given it one: the first IPv4 one, whichever family the cluster prefers.
 pub fn pod_range(node: &Node) -> Option<Prefix> {
-    let text = &node.spec.as_ref()?.pod_cidr;
-    if text.is_empty() {
-        return None;
+    let spec = node.spec.as_ref()?;
+    let texts = spec
+        .pod_cidrs
+        .iter()
+        .chain([&spec.pod_cidr])
+        .filter(|text| !text.is_empty());
+    let mut not_understood = None;
+    for text in texts {
+        match text.parse() {
+            Ok(range) => return Some(range),
+            Err(error) => not_understood = Some(error),
+        }
     }
-    text.parse()
-        .inspect_err(|error| tracing::warn!(%error, "pod range not understood"))
-        .ok()
+    if let Some(error) = not_understood {
+        tracing::warn!(%error, "pod range not understood");
+    }
+    None
 }
 
 fn internal_address(node: &Node) -> Option<IpAddr> {
@@ -130,5 +140,16 @@ mod tests {
             node("n8", "fd00::/64", "172.30.0.8"),
         ];
         assert_eq!(routes(&nodes), ["10.244.6.0/24 172.30.0.6 7"]);
+    }
+
+    #[test]
+    fn of_two_families_the_ipv4_range_is_taken_wherever_it_stands() {
+        let mut dual = node("a", "fd00:244::/64", "172.30.0.11");
+        assert_eq!(pod_range(&dual), None);
+        dual.spec.as_mut().unwrap().pod_cidrs = vec!["fd00:244::/64".into(), "10.244.1.0/24".into()];
+        assert_eq!(
+            pod_range(&dual).map(|range| range.to_string()),
+            Some("10.244.1.0/24".into())
+        );
     }
 }
