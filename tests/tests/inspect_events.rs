@@ -14,7 +14,7 @@ use causeway_tests::netns::{Lab, ask, tcp_service};
 
 const PORT: u16 = 8080;
 /// Far longer than anything takes, also on a slow machine.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 fn vip(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 96, 0, last], 80))

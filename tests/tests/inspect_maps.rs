@@ -113,7 +113,7 @@ fn programs_tell_where_they_are_attached_and_how_often_they_run() {
         let ran = loop {
             let programs = view::programs(&maps, Some(Duration::from_millis(100)));
             let connect = find(&programs.expect("the programs"), "cw_connect4");
-            if connect.runs.is_some_and(|runs| runs > 0) || begun.elapsed() > Duration::from_secs(60) {
+            if connect.runs.is_some_and(|runs| runs > 0) || begun.elapsed() > Duration::from_mins(1) {
                 break connect;
             }
         };

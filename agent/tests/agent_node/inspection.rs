@@ -19,7 +19,7 @@ use crate::support::{NODE, Node, shell, wait_for};
 
 const FOREVER: &str = "exec sleep 100000";
 /// Far longer than anything takes, also on a slow machine.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 fn client(node: &Node) -> InspectionServiceClient<Channel> {
     let socket = node.state_dir().join("agent.sock");
