@@ -54,6 +54,12 @@ fn vip(options: &Options) -> Result<ExitCode> {
     if let Some(path) = &options.json {
         fs::write(path, report::json(&entries)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(path) = &options.document {
+        let document = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let new = report::replace_results(&document, &report::markdown(&results, &entries))
+            .with_context(|| format!("cannot change {}", path.display()))?;
+        fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if results.refusals.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

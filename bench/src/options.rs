@@ -33,6 +33,9 @@ pub struct Options {
     /// Also write all results as a JSON list to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Also put the results into this document, in the place of those that are in it.
+    #[arg(long, value_name = "FILE")]
+    pub document: Option<PathBuf>,
     /// Directory for results, plots and the page.
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
     pub output: PathBuf,

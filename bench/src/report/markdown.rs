@@ -2,18 +2,37 @@
 
 use std::fmt::Write as _;
 
+use anyhow::{Context as _, Result, bail};
+
 use super::{
     Entry,
     grid::{Grid, grids},
     table::{number, thousands},
 };
-use crate::run::Results;
+use crate::run::{Refusal, Results};
+
+/// What stands before and after results in a document.
+const BEGIN: &str = "<!-- results -->";
+const END: &str = "<!-- end of results -->";
 
 /// A table for each number of services.
 pub fn markdown(results: &Results, entries: &[Entry]) -> String {
     let mut text = format!("{}.\n", results.machine.text());
     if let Some(warning) = results.warning() {
         line(&mut text, format_args!("\n**Warning:** {warning}."));
+    }
+    for refusal in &results.refusals {
+        let Refusal {
+            services, task, reason, ..
+        } = refusal;
+        let mode = refusal.mode.name();
+        line(
+            &mut text,
+            format_args!("\n**Refused:** {mode} with {services} services, {task}: {reason}."),
+        );
+    }
+    for note in &results.notes {
+        line(&mut text, format_args!("\nNote: {note}."));
     }
     for grid in grids(entries) {
         let plural = if grid.services == 1 { "" } else { "s" };
@@ -24,6 +43,19 @@ pub fn markdown(results: &Results, entries: &[Entry]) -> String {
         write_grid(&mut text, &grid);
     }
     text
+}
+
+/// Puts results between the marks of a document, instead of what is there.
+pub fn replace_results(document: &str, results: &str) -> Result<String> {
+    let begin = document
+        .find(BEGIN)
+        .with_context(|| format!("there is no line {BEGIN}"))?
+        + BEGIN.len();
+    let end = document.find(END).with_context(|| format!("there is no line {END}"))?;
+    let (Some(before), Some(after)) = (document.get(..begin), document.get(end..).filter(|_| begin <= end)) else {
+        bail!("{END} stands before {BEGIN}");
+    };
+    Ok(format!("{before}\n{results}\n{after}"))
 }
 
 fn write_grid(text: &mut String, grid: &Grid<'_>) {
@@ -51,4 +83,18 @@ fn cell(entry: &Entry) -> String {
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_replaced_and_nothing_else() {
+        let document = "a\n<!-- results -->\nold\n<!-- end of results -->\nb\n";
+        let expected = "a\n<!-- results -->\nnew\n<!-- end of results -->\nb\n";
+        assert_eq!(replace_results(document, "new").unwrap(), expected);
+        assert_eq!(replace_results(expected, "new").unwrap(), expected);
+        assert!(replace_results("no marks", "new").is_err());
+    }
 }

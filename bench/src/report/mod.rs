@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 
 pub use entries::{Entry, entries};
 pub use json::json;
+pub use markdown::{markdown, replace_results};
 pub use table::table;
 
 use crate::run::Results;
@@ -26,7 +27,7 @@ pub fn write(directory: &Path, results: &Results, entries: &[Entry], text: &str)
     };
     file("vip.json", &json(entries)?)?;
     file("vip.txt", text)?;
-    file("vip.md", &markdown::markdown(results, entries))?;
+    file("vip.md", &markdown(results, entries))?;
     let plots = plot::write(directory, results, entries).unwrap_or_else(|error| {
         eprintln!("no plots: {error:#}");
         Vec::new()

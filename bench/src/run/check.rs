@@ -54,7 +54,8 @@ fn path(mode: Mode, task: Task, opened: u64, passed: Passed) -> Result<(), Strin
         ))
     };
     if mode.is_direct() {
-        return if connections == 0 && packets == 0 {
+        // Of a measurement before this one, a last packet may arrive late.
+        return if connections <= LATE && packets <= LATE {
             Ok(())
         } else {
             says("packets to a pod's own address were balanced")
@@ -69,7 +70,7 @@ fn path(mode: Mode, task: Task, opened: u64, passed: Passed) -> Result<(), Strin
     if connections < least.max(1) {
         return says("the service was bypassed");
     }
-    // Late packets of flows that are over may be counted as connections.
+    // So may they as connections here.
     if connections > opened + opened / 2 + LATE {
         return says("others used the service");
     }
@@ -128,7 +129,7 @@ mod tests {
         assert!(refused(Mode::Nftables, counted(900, 0)).contains("bypassed"));
         assert!(refused(Mode::CausewaySocket, counted(1_000, 4)).contains("one by one"));
         assert!(refused(Mode::CausewayTc, counted(1_000, 0)).contains("not translated"));
-        assert!(refused(Mode::Direct, counted(1, 0)).contains("balanced"));
+        assert!(refused(Mode::Direct, counted(900, 0)).contains("balanced"));
         assert!(refused(Mode::Iptables, counted(2_000, 0)).contains("others"));
     }
 
