@@ -4,7 +4,7 @@
 mod etcd_server;
 mod suite;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_control::store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
 use etcd_server::EtcdServer;
@@ -30,9 +30,18 @@ fn embedded() -> Fixture<TempDir> {
 
 async fn etcd() -> Fixture<EtcdServer> {
     let server = tokio::task::spawn_blocking(EtcdServer::start).await.expect("etcd");
-    let store = EtcdStore::connect(&EtcdOptions::new(vec![server.endpoint()], "services")).await;
+    let mut options = EtcdOptions::new(vec![server.endpoint()], "services");
+    // Many of them start at once.
+    options.request_timeout = Duration::from_secs(10);
+    let store = EtcdStore::connect(&options).await.expect("connect");
+    let answers = tokio::time::timeout(Duration::from_mins(1), async {
+        while store.health().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    answers.await.expect("etcd's first answer");
     Fixture {
-        store: Arc::new(store.expect("etcd answers")),
+        store: Arc::new(store),
         _home: server,
     }
 }
