@@ -32,7 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
     for file in descriptors.file.iter().filter(|file| file.package() == "causeway.v1") {
-        let is_api = ["api.proto", "node.proto"].iter().any(|name| file.name().ends_with(name));
+        let is_api = ["api.proto", "node.proto"]
+            .iter()
+            .any(|name| file.name().ends_with(name));
         for message in file
             .message_type
             .iter()
