@@ -1,13 +1,10 @@
 //! The client's main loop, and the tasks that do one thing at a time.
 
-use std::{
-    io::{self, BufRead as _},
-    os::fd::OwnedFd,
-};
+use std::io::{self, BufRead as _};
 
 use anyhow::{Context as _, Result};
 
-use super::{CLOSE, Job, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, socket, streams};
+use super::{Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, socket, streams};
 use crate::clock::now_ns;
 
 /// So many answers in a row by the server sought end a watch.
@@ -73,26 +70,19 @@ fn connect_in_turn(job: &Job) -> Outcome {
     record.finish(begun)
 }
 
-/// Connects, asks, waits until the server closes; answers the time that `connect` took.
+/// Connects, asks, resets; answers the time that `connect` took.
 fn short_connection(target: &Target, answer: &mut [u8]) -> io::Result<u64> {
     let socket = socket::open(libc::SOCK_STREAM)?;
     socket::limit_waiting(&socket)?;
+    socket::reset_on_close(&socket)?;
     let begun = now_ns();
     socket::connect(&socket, target.address)?;
     let took = now_ns() - begun;
     let mut request = [0; MESSAGE_BYTES];
-    request[0] = CLOSE;
+    request[0] = KEEP;
     socket::send(&socket, &request)?;
     socket::receive_all(&socket, answer)?;
-    until_closed(&socket)?;
     Ok(took)
-}
-
-/// Waits until the server has closed, so that its side, not this, rests in TIME-WAIT and ports here are free at once.
-fn until_closed(socket: &OwnedFd) -> io::Result<()> {
-    let mut rest = [0; 64];
-    while socket::receive(socket, &mut rest)? > 0 {}
-    Ok(())
 }
 
 fn udp(job: &Job) -> Outcome {

@@ -3,7 +3,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use super::{
-    CLOSE, Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target,
+    Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target,
     epoll::{Epoll, READ, WRITE},
     socket,
 };
@@ -30,7 +30,6 @@ struct Slot<'a> {
 enum State {
     Connecting,
     Waiting,
-    Closing,
 }
 
 /// What happened to a connection.
@@ -55,14 +54,9 @@ pub(super) fn short(job: &Job) -> io::Result<Outcome> {
         give_up_if_nothing(&ready, &slots, &mut record);
         for token in ready.iter().map(|token| *token as usize) {
             let Some(slot) = slots[token].as_mut() else { continue };
-            match slot.advance(&epoll, token, CLOSE) {
+            match slot.advance(&epoll, token, KEEP) {
                 Ok(Step::GoesOn) => continue,
-                Ok(Step::Answered) => {
-                    slot.state = State::Closing;
-                    record.answer(&slot.answer, slot.target);
-                    continue;
-                }
-                Ok(Step::Over) if slot.state == State::Closing => {}
+                Ok(Step::Answered) => drop(record.answer(&slot.answer, slot.target)),
                 Ok(Step::Over) => record.error(slot.target, &io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => record.error(slot.target, &error),
             }
@@ -133,6 +127,7 @@ fn give_up_if_nothing(ready: &[u64], slots: &[Option<Slot<'_>>], record: &mut Re
 
 fn open<'a>(epoll: &Epoll, token: usize, target: &'a Target, record: &mut Record) -> Option<Slot<'a>> {
     let opened = socket::open(libc::SOCK_STREAM | libc::SOCK_NONBLOCK).and_then(|socket| {
+        socket::reset_on_close(&socket)?;
         match socket::connect(&socket, target.address) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}

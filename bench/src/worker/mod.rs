@@ -22,8 +22,6 @@ pub use server::run as run_server;
 
 /// Bytes of a request and of an answer.
 const MESSAGE_BYTES: usize = 64;
-/// First byte of a request after whose answer the server closes.
-const CLOSE: u8 = b'C';
 /// First byte of a request after whose answer the connection stays.
 const KEEP: u8 = b'K';
 /// First byte of a request after whose answer the server swallows what comes.

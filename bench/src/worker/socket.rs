@@ -30,6 +30,16 @@ pub(super) fn limit_waiting(socket: &OwnedFd) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &patience)
 }
 
+/// Makes closing reset the connection, so that neither side rests in TIME-WAIT: there, it would meet a later connection from
+/// the same port, which a translation in between makes look old.
+pub(super) fn reset_on_close(socket: &OwnedFd) -> io::Result<()> {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &at_once)
+}
+
 /// Sends small messages at once.
 pub(super) fn no_delay(socket: &OwnedFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)
