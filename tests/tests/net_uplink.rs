@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_abi::DropReason;
-use causeway_agent::bpf::{DesiredService, Frontend, Scope, SourceRange};
+use causeway_agent::bpf::{DesiredService, Scope, SourceRange};
 use causeway_tests::netns::{Lab, Node, Outsider, Pod, TcpServer, UdpServer, ask, tcp_service, udp_service};
 
 const PORT: u16 = 8080;
@@ -150,13 +150,11 @@ fn clients_that_no_source_range_holds_are_kept_out() {
             .any(|(reason, counters)| *reason == DropReason::SourceNotAllowed && counters.packets > 0)
     );
 
-    let let_in = |frontend: &mut Frontend| {
-        frontend
-            .source_ranges
-            .iter_mut()
-            .for_each(|one| *one = range(world.outsider.address))
-    };
-    service.frontends.iter_mut().for_each(let_in);
+    for frontend in &mut service.frontends {
+        for one in &mut frontend.source_ranges {
+            *one = range(world.outsider.address);
+        }
+    }
     world.lab.serve(&[service]);
     assert_eq!(tally(10, &world.outsider, node_port(node)).values().sum::<usize>(), 10);
 }

@@ -40,13 +40,13 @@ fn quoted(message: &Decoded) -> (SocketAddr, SocketAddr) {
     let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
     if packet[0] >> 4 == 4 {
         assert_eq!(internet_checksum(&[&packet[..20]]), 0, "{packet:02x?}");
-        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).expect("four bytes"));
         (
             SocketAddr::new(address(12), port(20)),
             SocketAddr::new(address(16), port(22)),
         )
     } else {
-        let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+        let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).expect("sixteen bytes"));
         (
             SocketAddr::new(address(8), port(40)),
             SocketAddr::new(address(24), port(42)),
@@ -55,7 +55,8 @@ fn quoted(message: &Decoded) -> (SocketAddr, SocketAddr) {
 }
 
 fn parsed(source: &str, destination: &str) -> (SocketAddr, SocketAddr) {
-    (source.parse().unwrap(), destination.parse().unwrap())
+    let parse = |text: &str| text.parse().expect("a socket address");
+    (parse(source), parse(destination))
 }
 
 /// An ICMP error about a packet: its IP header and what follows, cut to 8 bytes as the oldest routers do.

@@ -35,7 +35,10 @@ fn sent(datapath: &Datapath, program: &str, frame: &Frame) -> Result<String> {
     Ok(decode(&out.frame).path())
 }
 
-fn makers() -> [(u8, fn(&str, &str) -> Frame); 2] {
+/// Makes a frame between two ends.
+type Maker = fn(&str, &str) -> Frame;
+
+fn makers() -> [(u8, Maker); 2] {
     [
         (TCP, |from, to| Frame::tcp(from, to, tcp::SYN).payload(b"odd")),
         (UDP, |from, to| Frame::udp(from, to).payload(b"question")),

@@ -96,7 +96,7 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Option<Headers> {
         identification_be: if matches!(fragment, Fragment::Whole) {
             0
         } else {
-            header.identification_be as u32
+            u32::from(header.identification_be)
         },
         l4,
         end,
