@@ -32,7 +32,8 @@ pub fn vip(progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
     interrupt::catch()?;
     let mut bench = Command::new(compile::target_dir().join("release").join(PACKAGE));
     bench.arg("vip").args(arguments);
-    if !arguments.iter().any(|argument| argument == "--output") {
+    let names_output = |argument: &OsString| argument.to_string_lossy().starts_with("--output");
+    if !arguments.iter().any(names_output) {
         bench.arg("--output").arg(&output);
     }
     let status = bench
