@@ -160,6 +160,7 @@ impl ServiceSync {
                 });
             }
         }
+        self.retire_flags(&flags, writer, &mut report);
         self.retire_backends(now, writer, &mut report);
         report
     }
@@ -222,11 +223,45 @@ impl ServiceSync {
     }
 
     /// The bits of backends that tables point to already, before any table is rebuilt: who is no longer desired takes no
-    /// new connection from here on.
+    /// new connection from here on, unless a service would be left without any until its new table is there.
     fn update_flags(&self, flags: &HashMap<BackendId, u32>, writer: &mut impl MapWriter, report: &mut SyncReport) {
+        let leaving: HashSet<BackendId> = self
+            .backends
+            .referenced()
+            .map(|(id, _)| id)
+            .filter(|id| !flags.contains_key(id))
+            .collect();
+        let needed = self.needed(&leaving, flags);
         for (id, held) in self.backends.referenced() {
-            let flags = flags.get(&id).copied().unwrap_or_else(|| retired_flags(&id));
+            let flags = match flags.get(&id) {
+                Some(flags) => *flags,
+                None if needed.contains(&id) => continue,
+                None => retired_flags(&id),
+            };
             report.backends_written += usize::from(writer.set_backend(held, &id, flags));
+        }
+    }
+
+    /// Those of the leaving backends beside which a service has no other that takes connections.
+    fn needed(&self, leaving: &HashSet<BackendId>, flags: &HashMap<BackendId, u32>) -> HashSet<BackendId> {
+        if leaving.is_empty() {
+            return HashSet::new();
+        }
+        let takes_connections = |id: &BackendId| flags.get(id).is_some_and(|flags| flags & READY != 0);
+        self.applied
+            .values()
+            .filter(|applied| !applied.choice.iter().any(takes_connections))
+            .flat_map(|applied| applied.choice.iter().copied())
+            .filter(|id| leaving.contains(id))
+            .collect()
+    }
+
+    /// The rest, after the tables: also where one that points to a leaver could not be replaced.
+    fn retire_flags(&self, flags: &HashMap<BackendId, u32>, writer: &mut impl MapWriter, report: &mut SyncReport) {
+        for (id, held) in self.backends.referenced() {
+            if !flags.contains_key(&id) {
+                report.backends_written += usize::from(writer.set_backend(held, &id, retired_flags(&id)));
+            }
         }
     }
 

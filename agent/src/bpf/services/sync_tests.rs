@@ -548,6 +548,24 @@ fn each_frontend_has_a_table_of_the_backends_that_it_may_choose() {
 }
 
 #[test]
+fn an_only_backend_that_gives_way_is_retired_after_the_new_table() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1])]), now, &mut maps);
+    maps.log.clear();
+    planner.sync(&desired([service(80, &[2])]), now, &mut maps);
+    assert_eq!(maps.log, ["backend", "slots", "service", "backend"]);
+    assert_eq!(
+        maps.reachable_from(80, Scope::Cluster)
+            .keys()
+            .copied()
+            .collect::<Vec<_>>(),
+        [2]
+    );
+}
+
+#[test]
 fn source_ranges_are_written_before_the_flag_and_go_with_the_service() {
     let mut maps = Maps::new(4096, 64);
     let mut planner = maps.planner();
