@@ -6,7 +6,7 @@ use causeway_abi::{
         DIRECTION_FORWARD, DIRECTION_REPLY, Flow, FlowKey, HAIRPIN_V4, HAIRPIN_V6, TCP_CLOSING, TCP_ESTABLISHED,
         TCP_SYN_SENT, timeout_seconds,
     },
-    service::{NO_BACKEND, ServiceKey},
+    service::{NO_BACKEND, Service, ServiceKey},
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -50,6 +50,15 @@ impl Translation {
             source_port_be: headers.source_port_be,
             destination_port_be: headers.destination_port_be,
             ..Self::NONE
+        }
+    }
+
+    /// The same, on behalf of a service.
+    #[inline(always)]
+    pub const fn none_of(headers: &Headers, service: &Service) -> Self {
+        Self {
+            service_id: service.service_id,
+            ..Self::none(headers)
         }
     }
 }

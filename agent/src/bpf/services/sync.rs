@@ -150,7 +150,7 @@ impl ServiceSync {
         self.remove_services(desired, now, writer, &mut report);
 
         let flags = backend_flags(desired);
-        self.update_flags(&flags, writer, &mut report);
+        let postponed = self.update_flags(&flags, writer, &mut report);
         for (service, frontend) in frontends(desired) {
             if let Err(reason) = self.apply(service, frontend, &flags, now, writer, &mut report) {
                 report.not_applied.push(NotApplied {
@@ -160,7 +160,8 @@ impl ServiceSync {
                 });
             }
         }
-        self.retire_flags(&flags, writer, &mut report);
+        // Also where a table that points to one could not be replaced.
+        retire(&postponed, writer, &mut report);
         self.retire_backends(now, writer, &mut report);
         report
     }
@@ -223,27 +224,29 @@ impl ServiceSync {
     }
 
     /// The bits of backends that tables point to already, before any table is rebuilt: who is no longer desired takes no
-    /// new connection from here on, unless a service would be left without any until its new table is there.
-    fn update_flags(&self, flags: &HashMap<BackendId, u32>, writer: &mut impl MapWriter, report: &mut SyncReport) {
-        let leaving: HashSet<BackendId> = self
-            .backends
-            .referenced()
-            .map(|(id, _)| id)
-            .filter(|id| !flags.contains_key(id))
-            .collect();
-        let needed = self.needed(&leaving, flags);
+    /// new connection from here on, unless a service would be left without any until its new table is there. Those are
+    /// returned.
+    fn update_flags(
+        &self,
+        flags: &HashMap<BackendId, u32>,
+        writer: &mut impl MapWriter,
+        report: &mut SyncReport,
+    ) -> Vec<(BackendId, Held)> {
+        let mut leaving = HashMap::new();
         for (id, held) in self.backends.referenced() {
-            let flags = match flags.get(&id) {
-                Some(flags) => *flags,
-                None if needed.contains(&id) => continue,
-                None => retired_flags(&id),
-            };
-            report.backends_written += usize::from(writer.set_backend(held, &id, flags));
+            match flags.get(&id) {
+                Some(flags) => report.backends_written += usize::from(writer.set_backend(held, &id, *flags)),
+                None => drop(leaving.insert(id, held)),
+            }
         }
+        let needed = self.needed(&leaving, flags);
+        let (postponed, retired): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|(id, _)| needed.contains(id));
+        retire(&retired, writer, report);
+        postponed
     }
 
     /// Those of the leaving backends beside which a service has no other that takes connections.
-    fn needed(&self, leaving: &HashSet<BackendId>, flags: &HashMap<BackendId, u32>) -> HashSet<BackendId> {
+    fn needed(&self, leaving: &HashMap<BackendId, Held>, flags: &HashMap<BackendId, u32>) -> HashSet<BackendId> {
         if leaving.is_empty() {
             return HashSet::new();
         }
@@ -252,17 +255,8 @@ impl ServiceSync {
             .values()
             .filter(|applied| !applied.choice.iter().any(takes_connections))
             .flat_map(|applied| applied.choice.iter().copied())
-            .filter(|id| leaving.contains(id))
+            .filter(|id| leaving.contains_key(id))
             .collect()
-    }
-
-    /// The rest, after the tables: also where one that points to a leaver could not be replaced.
-    fn retire_flags(&self, flags: &HashMap<BackendId, u32>, writer: &mut impl MapWriter, report: &mut SyncReport) {
-        for (id, held) in self.backends.referenced() {
-            if !flags.contains_key(&id) {
-                report.backends_written += usize::from(writer.set_backend(held, &id, retired_flags(&id)));
-            }
-        }
     }
 
     fn apply(
@@ -498,9 +492,7 @@ impl ServiceSync {
 
     /// Starts the grace period of backends that no table points to any more.
     fn retire_backends(&mut self, now: Instant, writer: &mut impl MapWriter, report: &mut SyncReport) {
-        for (id, held) in self.backends.retire_unreferenced(now) {
-            report.backends_written += usize::from(writer.set_backend(held, &id, retired_flags(&id)));
-        }
+        retire(&self.backends.retire_unreferenced(now), writer, report);
     }
 }
 
@@ -647,6 +639,13 @@ fn own_flags(backend: &DesiredBackend) -> u32 {
         | bit(backend.terminating, TERMINATING)
         | bit(backend.local, LOCAL)
         | bit(backend.id.ready_always, READY_ALWAYS)
+}
+
+/// Takes new connections from backends.
+fn retire(backends: &[(BackendId, Held)], writer: &mut impl MapWriter, report: &mut SyncReport) {
+    for (id, held) in backends {
+        report.backends_written += usize::from(writer.set_backend(*held, id, retired_flags(id)));
+    }
 }
 
 /// A backend that is no longer desired keeps its TCP flows for a grace period, and gets no new ones. Datagrams have no end

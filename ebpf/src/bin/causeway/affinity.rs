@@ -20,13 +20,14 @@ pub fn remembered(key: &AffinityKey, service: &Service) -> Option<u32> {
     (is_fresh && matches!(eligibility(flags), Eligibility::Ready)).then_some(found.backend)
 }
 
-/// Remembers a client's backend, from now.
+/// Remembers a client's backend, from now; an index that no backend has is not remembered.
 #[inline(always)]
-pub fn remember(key: &AffinityKey, backend: u32, generation: u32) {
+pub fn remember(key: &AffinityKey, index: u32) {
+    let Some(backend) = balance::backend(index) else { return };
     let value = Affinity {
         last_seen_ns: now_ns(),
-        backend,
-        generation,
+        backend: index,
+        generation: backend.generation,
     };
     // The table makes room by itself; when it cannot, the client's hash leads to the same backend most of the time.
     let _ = AFFINITY.insert(key, &value, BPF_ANY.into());

@@ -72,9 +72,7 @@ unsafe extern "C" fn cw_choose_again(service: *const Service, hash: u32, client:
     // SAFETY: not null, and valid as `choose_again` passes them. The key is copied, as in `cw_onwards`.
     let (service, client) = unsafe { (&*service, &ptr::read_volatile(client)) };
     let index = affinity::remembered(client, service).unwrap_or_else(|| index(service, hash).0);
-    if let Some(backend) = BACKENDS.get(index) {
-        affinity::remember(client, index, backend.generation);
-    }
+    affinity::remember(client, index);
     index
 }
 
@@ -114,8 +112,8 @@ unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Serv
             (true, Some(_)) => Choice::Affinity,
         };
         explain(service, hash, index, skipped, choice);
-    } else if has_affinity && let Some(backend) = BACKENDS.get(index) {
-        affinity::remember(&client, index, backend.generation);
+    } else if has_affinity {
+        affinity::remember(&client, index);
     }
     index
 }

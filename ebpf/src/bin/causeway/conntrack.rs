@@ -10,6 +10,7 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_coarse_ns,
 };
 use causeway_abi::{
+    DropReason,
     conntrack::{Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_SENT},
     event::Choice,
     service::{NO_BACKEND, Service},
@@ -32,16 +33,6 @@ use crate::{
 /// `last_seen_ns` is written at most this often, so that a busy flow does not bounce its cache line between CPUs.
 const TOUCH_NS: u64 = 1_000_000_000;
 
-/// Why a client's packet got no translation.
-pub enum Failure {
-    /// The service has no backend for it.
-    NoReadyBackend,
-    /// Its connection's backend is gone.
-    BackendGone,
-    /// No room, or no distinct reply tuple.
-    Full,
-}
-
 /// Monotonic time in nanoseconds, at the resolution of a timer tick.
 #[inline(always)]
 pub fn now_ns() -> u64 {
@@ -51,7 +42,8 @@ pub fn now_ns() -> u64 {
 
 /// Translates a client's packet to its backend, choosing one for a new flow.
 ///
-/// Tells whether the flow is a new one. A dry run leaves the table as it is. Of packets `from_network` those to backends on
+/// Tells whether the flow is a new one, or why there is no translation: no backend takes it, its connection's backend is gone,
+/// or there is no room or no distinct reply tuple. A dry run leaves the table as it is. Of packets `from_network` those to backends on
 /// other nodes get this node as their source, so that the answer comes back through it.
 #[inline(always)]
 pub fn forward(
@@ -60,23 +52,23 @@ pub fn forward(
     translation: &mut Translation,
     from_network: bool,
     dry_run: bool,
-) -> Result<bool, Failure> {
+) -> Result<bool, DropReason> {
     // SAFETY: all pointers are valid. So below.
     match unsafe { cw_continue(headers, translation, dry_run.into()) } {
         DONE => return Ok(false),
-        BACKEND_GONE => return Err(Failure::BackendGone),
+        BACKEND_GONE => return Err(DropReason::BackendGone),
         _ => {}
     }
     // Chosen here, not in `cw_open`: the calls below each other would need more stack than there is.
     let backend = balance::choose_for(headers, service, dry_run);
     if backend == NO_BACKEND {
-        return Err(Failure::NoReadyBackend);
+        return Err(DropReason::NoReadyBackend);
     }
     translation.service_id = service.service_id;
     translation.backend = backend;
     match unsafe { cw_open(headers, translation, from_network.into(), dry_run.into()) } {
         DONE => Ok(true),
-        _ => Err(Failure::Full),
+        _ => Err(DropReason::ConntrackFull),
     }
 }
 

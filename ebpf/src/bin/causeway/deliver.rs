@@ -9,11 +9,12 @@ use causeway_abi::{
     node::NodeConfig,
     pod::Pod,
     route::{MODE_VXLAN, Route},
+    service::Service,
 };
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    fragment,
+    conntrack, fragment,
     icmp::{self, Errand},
     maps::{NODE, PODS, ROUTES},
     outcome::Outcome,
@@ -98,6 +99,39 @@ pub fn back(skb: Skb, destination: &Address) -> Outcome {
         return outcome;
     }
     Outcome::sent(skb.redirect_neighbour(node.uplink_ifindex), Verdict::ToNetwork)
+}
+
+/// Sends an answer on to its client; `translation` is what it becomes.
+#[inline(always)]
+pub fn answer(skb: Skb, headers: &Headers, translation: &Translation, dry_run: bool) -> Outcome {
+    if !rewrite::apply(skb, headers, translation) {
+        return Outcome::drop(DropReason::RewriteFailed);
+    }
+    fragment::remember(headers, translation, dry_run);
+    back(skb, &translation.destination)
+}
+
+/// Sends a client's packet on to a backend of a service, or says why it cannot; then `translation` names the service alone.
+#[inline(always)]
+pub fn to_service(
+    skb: Skb,
+    headers: &Headers,
+    service: &Service,
+    translation: &mut Translation,
+    from_network: bool,
+    dry_run: bool,
+) -> Result<Outcome, DropReason> {
+    match conntrack::forward(headers, service, translation, from_network, dry_run) {
+        Ok(is_new) if rewrite::apply(skb, headers, translation) => {
+            fragment::remember(headers, translation, dry_run);
+            Ok(onwards(skb, &translation.destination).beginning(is_new))
+        }
+        Ok(_) => Ok(Outcome::drop(DropReason::RewriteFailed)),
+        Err(reason) => {
+            *translation = Translation::none_of(headers, service);
+            Err(reason)
+        }
+    }
 }
 
 /// Sends a packet on that has no ports of its own but belongs to a flow that is translated: a later fragment, or an ICMP

@@ -7,7 +7,7 @@ use causeway_abi::{
     conntrack::{DIRECTION_FORWARD, DIRECTION_REPLY, FlowKey},
 };
 use causeway_ebpf::{
-    flow::Translation,
+    flow::{Translation, to_backend, to_client},
     parse::{Embedded, Headers, Version, parse_embedded},
 };
 
@@ -67,92 +67,47 @@ unsafe extern "C" fn cw_icmp_error(skb: *mut __sk_buff, headers: *const Headers,
         direction: DIRECTION_REPLY,
         reserved: 0,
     };
-    // What the quoted packet was before it was translated; and for the message itself, which addresses stand for which.
-    let inner;
+    // First what a packet the other way would become. `end` is who speaks for the end of the flow that answers.
+    let end;
     if let Some(flow) = conntrack::peek(&key) {
-        // A client's packet, as its backend saw it.
-        inner = Ends {
-            source: flow.client,
-            destination: flow.vip,
-            source_port_be: flow.client_port_be,
-            destination_port_be: flow.vip_port_be,
-        };
-        *translation = Translation {
-            // Routers on the way speak for themselves.
-            source: if headers.source == flow.backend_address {
-                flow.vip
-            } else {
-                headers.source
-            },
-            destination: flow.client,
-            service_id: flow.service_id,
-            backend: flow.backend,
-            ..Translation::NONE
-        };
+        // About a client's packet, as its backend saw it.
+        *translation = to_client(flow);
+        end = flow.backend_address;
     } else {
         key.direction = DIRECTION_FORWARD;
         let Some(flow) = conntrack::peek(&key) else {
             return NOT_OURS;
         };
-        // A backend's answer, as its client saw it.
-        inner = Ends {
-            source: flow.backend_address,
-            destination: flow.translated_client,
-            source_port_be: flow.backend_port_be,
-            destination_port_be: flow.translated_client_port_be,
-        };
-        *translation = Translation {
-            source: if headers.source == flow.client {
-                flow.translated_client
-            } else {
-                headers.source
-            },
-            destination: flow.backend_address,
-            service_id: flow.service_id,
-            backend: flow.backend,
-            ..Translation::NONE
-        };
+        // About a backend's answer, as its client saw it.
+        *translation = to_backend(flow);
+        end = flow.client;
     }
-    match rewrite_quoted(skb, headers, &quoted, &inner) {
-        Ok(()) => TRANSLATED,
-        Err(Refused) => FAILED,
+    if rewrite_quoted(skb, headers, &quoted, translation).is_err() {
+        return FAILED;
     }
+    if headers.source != end {
+        // Routers on the way speak for themselves.
+        translation.source = headers.source;
+    }
+    translation.source_port_be = 0;
+    translation.destination_port_be = 0;
+    TRANSLATED
 }
 
-/// Both ends of a quoted packet.
-struct Ends {
-    source: Address,
-    destination: Address,
-    source_port_be: u16,
-    destination_port_be: u16,
-}
-
-/// Gives the quoted packet the ends it was sent with. Its own transport checksum, which nobody verifies and which is cut off
-/// more often than not, is left as it was.
+/// Gives the quoted packet the ends it was sent with, which are those that a packet the other way gets. Its own transport
+/// checksum, which nobody verifies and which is cut off more often than not, is left as it was.
 #[inline(always)]
-fn rewrite_quoted(skb: Skb, headers: &Headers, quoted: &Embedded, ends: &Ends) -> Result<(), Refused> {
+fn rewrite_quoted(skb: Skb, headers: &Headers, quoted: &Embedded, back: &Translation) -> Result<(), Refused> {
     let checksum = headers.l4 + 2;
-    port(skb, checksum, quoted.l4, quoted.source_port_be, ends.source_port_be)?;
-    port(
-        skb,
-        checksum,
-        quoted.l4 + 2,
-        quoted.destination_port_be,
-        ends.destination_port_be,
-    )?;
+    let ports = (back.destination_port_be, back.source_port_be);
+    port(skb, checksum, quoted.l4, quoted.source_port_be, ports.0)?;
+    port(skb, checksum, quoted.l4 + 2, quoted.destination_port_be, ports.1)?;
     let (source, destination) = match headers.version {
         Version::V4 => (quoted.l3 + 12, quoted.l3 + 16),
         Version::V6 => (quoted.l3 + 8, quoted.l3 + 24),
     };
-    address(skb, headers, quoted, source, &quoted.source, &ends.source)?;
-    address(
-        skb,
-        headers,
-        quoted,
-        destination,
-        &quoted.destination,
-        &ends.destination,
-    )
+    address(skb, headers, quoted, source, &quoted.source, &back.destination)?;
+    address(skb, headers, quoted, destination, &quoted.destination, &back.source)
 }
 
 #[inline(always)]

@@ -12,11 +12,11 @@ use causeway_ebpf::{
 
 use crate::{outcome::Outcome, skb::Skb};
 
-/// Sends the packet back to its pod as a TCP reset or an ICMP port unreachable, where its protocol has a way to say it; else
-/// drops it.
+/// Sends the packet back to its pod as a TCP reset or an ICMP port unreachable, where no backend takes it and its protocol has
+/// a way to say so; else drops it.
 #[inline(always)]
 pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
-    if answer(skb, headers) {
+    if is_answered(reason) && answer(skb, headers) {
         Outcome::refuse(skb.redirect_peer(skb.ifindex()), reason)
     } else {
         Outcome::drop(reason)
@@ -26,11 +26,17 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
 /// The same, for a packet that came from the network by the interface it goes back by.
 #[inline(always)]
 pub fn refuse_to_network(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
-    if answer(skb, headers) {
+    if is_answered(reason) && answer(skb, headers) {
         Outcome::refuse(skb.redirect(skb.ifindex()), reason)
     } else {
         Outcome::drop(reason)
     }
+}
+
+/// Whether the service's backends are to blame, and not this node or the client.
+#[inline(always)]
+const fn is_answered(reason: DropReason) -> bool {
+    matches!(reason, DropReason::NoReadyBackend | DropReason::BackendGone)
 }
 
 #[inline(always)]

@@ -1,24 +1,18 @@
 //! tcx ingress of the host side of a pod's veth pair: everything a pod sends.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use causeway_abi::{
-    DropReason,
-    event::Hook,
-    service::{SCOPE_CLUSTER, Service},
-};
+use causeway_abi::{DropReason, event::Hook, service::SCOPE_CLUSTER};
 use causeway_ebpf::{
     flow::{Translation, service_key},
     parse::Headers,
 };
 
 use crate::{
-    conntrack::{self, Failure},
-    deliver, fragment,
+    conntrack, deliver,
     maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
     refusal::refuse,
-    rewrite,
     skb::Skb,
 };
 
@@ -58,37 +52,14 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
-        return to_service(skb, headers, &service, translation, dry_run);
+        return match deliver::to_service(skb, headers, &service, translation, false, dry_run) {
+            Ok(outcome) => outcome,
+            Err(reason) => refuse(skb, headers, reason),
+        };
     }
-    if !conntrack::reply(headers, translation, dry_run) {
-        return deliver::onwards(skb, &headers.destination);
-    }
-    if rewrite::apply(skb, headers, translation) {
-        fragment::remember(headers, translation, dry_run);
-        deliver::back(skb, &translation.destination)
+    if conntrack::reply(headers, translation, dry_run) {
+        deliver::answer(skb, headers, translation, dry_run)
     } else {
-        Outcome::drop(DropReason::RewriteFailed)
-    }
-}
-
-#[inline(always)]
-fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation, dry_run: bool) -> Outcome {
-    match conntrack::forward(headers, service, translation, false, dry_run) {
-        Ok(is_new) if rewrite::apply(skb, headers, translation) => {
-            fragment::remember(headers, translation, dry_run);
-            deliver::onwards(skb, &translation.destination).beginning(is_new)
-        }
-        Ok(_) => Outcome::drop(DropReason::RewriteFailed),
-        Err(failure) => {
-            *translation = Translation {
-                service_id: service.service_id,
-                ..Translation::none(headers)
-            };
-            match failure {
-                Failure::NoReadyBackend => refuse(skb, headers, DropReason::NoReadyBackend),
-                Failure::BackendGone => refuse(skb, headers, DropReason::BackendGone),
-                Failure::Full => Outcome::drop(DropReason::ConntrackFull),
-            }
-        }
+        deliver::onwards(skb, &headers.destination)
     }
 }

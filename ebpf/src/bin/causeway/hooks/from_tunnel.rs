@@ -5,10 +5,9 @@ use causeway_abi::{DropReason, event::Hook};
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    conntrack, deliver, fragment,
+    conntrack, deliver,
     outcome::{self, Outcome},
     parse::{self, Frame},
-    rewrite,
     skb::Skb,
 };
 
@@ -30,12 +29,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
     if headers.has_ports() && conntrack::reply(headers, translation, dry_run) {
-        return if rewrite::apply(skb, headers, translation) {
-            fragment::remember(headers, translation, dry_run);
-            deliver::back(skb, &translation.destination)
-        } else {
-            Outcome::drop(DropReason::RewriteFailed)
-        };
+        return deliver::answer(skb, headers, translation, dry_run);
     }
     if !headers.has_ports()
         && let Some(outcome) = deliver::related(skb, headers, translation)

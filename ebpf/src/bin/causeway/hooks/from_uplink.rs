@@ -12,13 +12,11 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    conntrack::{self, Failure},
-    deliver, fragment,
+    conntrack, deliver,
     maps::{SERVICES, SOURCE_RANGES, SourceRange},
     outcome::{self, Outcome},
     parse::{self, Frame},
     refusal::refuse_to_network,
-    rewrite,
     skb::Skb,
 };
 
@@ -50,12 +48,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         }
     }
     if (headers.has_ports() || headers.is_echo()) && conntrack::reply(headers, translation, dry_run) {
-        return if rewrite::apply(skb, headers, translation) {
-            fragment::remember(headers, translation, dry_run);
-            deliver::back(skb, &translation.destination)
-        } else {
-            Outcome::drop(DropReason::RewriteFailed)
-        };
+        return deliver::answer(skb, headers, translation, dry_run);
     }
     if !headers.has_ports()
         && let Some(outcome) = deliver::related(skb, headers, translation)
@@ -79,27 +72,13 @@ fn is_tunnel(headers: &Headers) -> bool {
 
 #[inline(always)]
 fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut Translation, dry_run: bool) -> Outcome {
-    let reason = if service.flags & SERVICE_SOURCE_RANGES != 0 && !is_let_in(service, &headers.source) {
-        DropReason::SourceNotAllowed
-    } else {
-        match conntrack::forward(headers, service, translation, true, dry_run) {
-            Ok(is_new) if rewrite::apply(skb, headers, translation) => {
-                fragment::remember(headers, translation, dry_run);
-                return deliver::onwards(skb, &translation.destination).beginning(is_new);
-            }
-            Ok(_) => return Outcome::drop(DropReason::RewriteFailed),
-            Err(Failure::NoReadyBackend) => DropReason::NoReadyBackend,
-            Err(Failure::BackendGone) => DropReason::BackendGone,
-            Err(Failure::Full) => DropReason::ConntrackFull,
-        }
-    };
-    *translation = Translation {
-        service_id: service.service_id,
-        ..Translation::none(headers)
-    };
-    match reason {
-        DropReason::NoReadyBackend | DropReason::BackendGone => refuse_to_network(skb, headers, reason),
-        _ => Outcome::drop(reason),
+    if service.flags & SERVICE_SOURCE_RANGES != 0 && !is_let_in(service, &headers.source) {
+        *translation = Translation::none_of(headers, service);
+        return Outcome::drop(DropReason::SourceNotAllowed);
+    }
+    match deliver::to_service(skb, headers, service, translation, true, dry_run) {
+        Ok(outcome) => outcome,
+        Err(reason) => refuse_to_network(skb, headers, reason),
     }
 }
 
