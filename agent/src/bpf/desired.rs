@@ -1,6 +1,6 @@
 //! What the data path should hold: plain values, made by the reconcilers.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use causeway_maps::Protocol;
 
@@ -97,6 +97,9 @@ pub struct DesiredBackend {
     pub terminating: bool,
     /// Runs on this node.
     pub local: bool,
+    /// Underlay address of the other node it runs on; `None` for this node, for an address outside the cluster, and when it is not
+    /// known.
+    pub node: Option<Ipv4Addr>,
     /// Takes new connections of frontends that are not `local_only`. Not so when it is farther away than `trafficDistribution` asks
     /// for and a nearer one is ready; it keeps its connections.
     pub preferred: bool,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     desired::{BackendId, Readiness},
-    services::{backends::Held, writer},
+    services::{Condition, backends::Held, writer},
 };
 
 /// Flips readiness bits in the shared memory of `BACKENDS`.
@@ -126,7 +126,7 @@ impl ReadinessHandle {
     }
 
     /// Writes a backend for a pass over the services; tells whether anything differed.
-    pub(super) fn publish(&self, held: Held, id: &BackendId, flags: u32) -> bool {
+    pub(super) fn publish(&self, held: Held, id: &BackendId, condition: Condition) -> bool {
         let mut state = self.state();
         let indexes = state.by_pod.entry(id.address).or_default();
         if !indexes.contains(&held.index) {
@@ -134,21 +134,41 @@ impl ReadinessHandle {
         }
         let verdict = state.verdicts.get(&id.address).copied().unwrap_or_default();
         // Of pods elsewhere, and of backends that are on their way out, nothing is said here.
-        let flags = if flags & LOCAL != 0 {
-            verdict.apply(flags)
+        let flags = if condition.flags & LOCAL != 0 {
+            verdict.apply(condition.flags)
         } else {
-            flags
+            condition.flags
         };
-        let wanted = writer::element(held, id, flags);
-        match self.shared.backends.read(held.index) {
-            Some(present) if present == wanted => false,
-            Some(present) if (Backend { flags, ..present }) == wanted => {
-                self.shared
-                    .backends
-                    .set_flags(held.index, flags & !present.flags, present.flags & !flags);
+        let wanted = writer::element(held, id, Condition { flags, ..condition });
+        let backends = &self.shared.backends;
+        let Some(present) = backends.read(held.index) else {
+            return false;
+        };
+        if present == wanted {
+            return false;
+        }
+        if writer::owner(&present) != Some(*id) || present.generation != held.generation {
+            return backends.replace(held.index, &wanted);
+        }
+        if present.node_v4_be != wanted.node_v4_be {
+            // Word by word over equal words: the element stays valid all the time. Flags change below, in one step.
+            let flags = present.flags;
+            backends.write(held.index, &Backend { flags, ..wanted });
+        }
+        backends.set_flags(held.index, flags & !present.flags, present.flags & !flags);
+        true
+    }
+
+    /// Sets the flags of a backend that is on its way out; tells whether they differed.
+    pub(super) fn retire(&self, held: Held, id: &BackendId, flags: u32) -> bool {
+        let _state = self.state();
+        let backends = &self.shared.backends;
+        match backends.read(held.index) {
+            Some(present) if writer::owner(&present) == Some(*id) && present.flags != flags => {
+                backends.set_flags(held.index, flags, !flags);
                 true
             }
-            _ => self.shared.backends.replace(held.index, &wanted),
+            _ => false,
         }
     }
 
@@ -205,6 +225,10 @@ mod tests {
         (ReadinessHandle::new(backends.clone()), backends)
     }
 
+    fn publish(handle: &ReadinessHandle, held: Held, id: &BackendId, flags: u32) -> bool {
+        handle.publish(held, id, Condition { flags, node: None })
+    }
+
     fn held(index: u32) -> Held {
         Held { index, generation: 1 }
     }
@@ -212,8 +236,8 @@ mod tests {
     #[test]
     fn a_verdict_flips_every_backend_of_the_pod() {
         let (handle, backends) = handle();
-        handle.publish(held(0), &id(80, false), LOCAL_READY);
-        handle.publish(held(3), &id(81, false), LOCAL_READY);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
+        publish(&handle, held(3), &id(81, false), LOCAL_READY);
         assert_eq!(handle.set_ready(pod(), false), 2);
         assert_eq!(
             (backends.flags(0), backends.flags(3)),
@@ -227,15 +251,15 @@ mod tests {
     #[test]
     fn an_older_list_does_not_undo_a_verdict() {
         let (handle, backends) = handle();
-        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
         handle.set_ready(pod(), false);
         assert!(
-            !handle.publish(held(0), &id(80, false), LOCAL_READY),
+            !publish(&handle, held(0), &id(80, false), LOCAL_READY),
             "the list still says ready"
         );
         assert_eq!(backends.flags(0), Some(IN_USE | LOCAL));
         handle.forget(pod());
-        assert!(handle.publish(held(0), &id(80, false), LOCAL_READY));
+        assert!(publish(&handle, held(0), &id(80, false), LOCAL_READY));
         assert_eq!(backends.flags(0), Some(LOCAL_READY));
     }
 
@@ -243,14 +267,14 @@ mod tests {
     fn a_verdict_waits_for_its_backend() {
         let (handle, backends) = handle();
         assert_eq!(handle.set_ready(pod(), true), 0);
-        handle.publish(held(2), &id(80, false), IN_USE | LOCAL);
+        publish(&handle, held(2), &id(80, false), IN_USE | LOCAL);
         assert_eq!(backends.flags(2), Some(LOCAL_READY));
     }
 
     #[test]
     fn a_terminating_pod_stays_ready_for_when_nobody_else_is() {
         let (handle, backends) = handle();
-        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
         assert_eq!(handle.set_terminating(pod()), 1);
         assert_eq!(backends.flags(0), Some(LOCAL_READY | TERMINATING));
         assert_eq!(handle.set_ready(pod(), false), 1);
@@ -260,7 +284,7 @@ mod tests {
     #[test]
     fn a_backend_on_its_way_out_takes_no_verdicts() {
         let (handle, backends) = handle();
-        handle.publish(held(0), &id(80, false), IN_USE | TERMINATING);
+        publish(&handle, held(0), &id(80, false), IN_USE | TERMINATING);
         assert_eq!(handle.set_ready(pod(), true), 0);
         assert_eq!(backends.flags(0), Some(IN_USE | TERMINATING));
     }
@@ -269,7 +293,7 @@ mod tests {
     fn who_publishes_not_ready_addresses_is_left_alone() {
         let (handle, backends) = handle();
         let flags = LOCAL_READY | READY_ALWAYS;
-        handle.publish(held(0), &id(80, true), flags);
+        publish(&handle, held(0), &id(80, true), flags);
         assert_eq!(handle.set_ready(pod(), false), 0);
         assert_eq!(backends.flags(0), Some(flags));
     }
@@ -277,11 +301,12 @@ mod tests {
     #[test]
     fn another_owner_replaces_the_whole_element() {
         let (handle, backends) = handle();
-        handle.publish(held(0), &id(80, false), LOCAL_READY);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
         handle.withdraw(0, &id(80, false));
         assert_eq!(backends.read(0).unwrap().flags, 0);
         assert_eq!(backends.read(0).unwrap().generation, 1);
-        handle.publish(
+        publish(
+            &handle,
             Held {
                 index: 0,
                 generation: 2,
@@ -293,6 +318,32 @@ mod tests {
         assert_eq!(
             (u16::from_be(element.port_be), element.generation, element.flags),
             (90, 2, LOCAL_READY)
+        );
+    }
+
+    #[test]
+    fn a_backend_that_moves_to_another_node_keeps_its_generation() {
+        let (handle, backends) = handle();
+        let on = |node: &str| Condition {
+            flags: IN_USE | READY,
+            node: Some(node.parse().unwrap()),
+        };
+        assert!(handle.publish(held(0), &id(80, false), on("172.30.0.2")));
+        assert!(handle.publish(held(0), &id(80, false), on("172.30.0.3")));
+        assert!(!handle.publish(held(0), &id(80, false), on("172.30.0.3")));
+        let element = backends.read(0).unwrap();
+        assert_eq!(element.node_v4_be.to_ne_bytes(), [172, 30, 0, 3], "network byte order");
+        assert_eq!((element.flags, element.generation), (IN_USE | READY, 1));
+        assert!(handle.retire(held(0), &id(80, false), IN_USE | TERMINATING));
+        let element = backends.read(0).unwrap();
+        assert_eq!(
+            element.node_v4_be.to_ne_bytes(),
+            [172, 30, 0, 3],
+            "its flows still need it"
+        );
+        assert!(
+            !handle.retire(held(0), &id(81, false), 0),
+            "another's element is left alone"
         );
     }
 }

@@ -181,6 +181,7 @@ impl<K: Fn(IpAddr, Readiness) -> Readiness> Backends<'_, K> {
                     known.ready |= backend.ready;
                     known.terminating |= backend.terminating;
                     known.local |= backend.local;
+                    known.node = known.node.or(backend.node);
                     *nearest = distance.min(*nearest);
                 }
             }
@@ -220,6 +221,7 @@ impl<K: Fn(IpAddr, Readiness) -> Readiness> Backends<'_, K> {
             ready: listed.ready,
             terminating: listed.terminating,
             local: distance == Distance::Node,
+            node: self.topology.underlay_address(&address.node_name),
             preferred: true,
         };
         (ip.is_ipv4() == self.ipv4).then_some((backend, distance))

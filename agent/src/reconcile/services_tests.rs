@@ -82,6 +82,7 @@ fn backend(ip: &str, port: u16, ready: bool, local: bool) -> DesiredBackend {
         ready,
         terminating: false,
         local,
+        node: None,
         preferred: true,
     }
 }
@@ -396,4 +397,35 @@ fn what_the_node_knows_of_its_pods_counts_for_what_is_near() {
     let down = |_, listed| Readiness { ready: false, ..listed };
     assert_eq!(chosen(down), ["10.244.1.2", "10.244.2.2"]);
     assert!(depends_on_readiness(&services));
+}
+
+#[test]
+fn backends_elsewhere_know_the_underlay_address_of_their_node() {
+    use causeway_proto::v1::{Node, NodeAddress, NodeStatus};
+    let node = |name: &str, address: &str| {
+        let address = NodeAddress {
+            r#type: "InternalIP".into(),
+            address: address.into(),
+        };
+        Node {
+            metadata: Some(metadata(name)),
+            status: Some(NodeStatus {
+                addresses: vec![address],
+                ..NodeStatus::default()
+            }),
+            ..Node::default()
+        }
+    };
+    let nodes = [node(NODE, "172.30.0.11"), node("node-b", "172.30.0.12")];
+    let view = NodeView {
+        topology: Topology::new(NODE, &nodes),
+        addresses: Vec::new(),
+    };
+    let services = [service("web", spec("10.96.0.10", vec![port("", "TCP", 80)]))];
+    let mut subset = two_pods(vec![endpoint_port("", "TCP", 8080)]);
+    subset.addresses.push(address("192.0.2.1", ""));
+    let endpoints = [endpoints("web", vec![subset])];
+    let desired = desired_services(&services, &endpoints, &view, |_, listed| listed);
+    let nodes: Vec<_> = desired.services[0].backends.iter().map(|b| b.node).collect();
+    assert_eq!(nodes, [None, Some("172.30.0.12".parse().unwrap()), None]);
 }

@@ -1,6 +1,6 @@
 //! Which backends are near enough: `trafficDistribution`. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use causeway_proto::v1::Node;
 
@@ -49,6 +49,8 @@ pub struct Topology {
     zone: Option<String>,
     /// Zones by node; nodes without zone are not in it.
     zones: HashMap<String, String>,
+    /// Underlay addresses of the other nodes that have one.
+    addresses: HashMap<String, Ipv4Addr>,
 }
 
 impl Topology {
@@ -59,17 +61,31 @@ impl Topology {
             let zone = meta.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty())?;
             Some((meta.name.clone(), zone.clone()))
         };
-        let zones: HashMap<_, _> = nodes.into_iter().filter_map(zone_of).collect();
+        let address_of = |node: &Node| {
+            let name = &node.metadata.as_ref()?.name;
+            Some((name.clone(), internal_ipv4(node)?)).filter(|_| name != own)
+        };
+        let (mut zones, mut addresses) = (HashMap::new(), HashMap::new());
+        for node in nodes {
+            zones.extend(zone_of(node));
+            addresses.extend(address_of(node));
+        }
         Self {
             node: own.to_owned(),
             zone: zones.get(own).cloned(),
             zones,
+            addresses,
         }
     }
 
     /// This node.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// The underlay address of another node; `None` for this one, and for those that are unknown or have none yet.
+    pub fn underlay_address(&self, name: &str) -> Option<Ipv4Addr> {
+        self.addresses.get(name).copied()
     }
 
     /// How far the node called `name` is; the empty name is nobody's.
@@ -84,6 +100,13 @@ impl Topology {
             Distance::Elsewhere
         }
     }
+}
+
+/// The address at which other nodes reach a node.
+fn internal_ipv4(node: &Node) -> Option<Ipv4Addr> {
+    let addresses = &node.status.as_ref()?.addresses;
+    let internal = addresses.iter().filter(|address| address.r#type == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok()).next()
 }
 
 /// Marks the backends that take new connections: the nearest for which the service asks and of which one takes new connections, or
@@ -112,7 +135,7 @@ pub fn prefer(backends: &mut [(DesiredBackend, Distance)], distribution: Distrib
 #[cfg(test)]
 mod tests {
     use causeway_maps::Protocol;
-    use causeway_proto::v1::ObjectMeta;
+    use causeway_proto::v1::{NodeAddress, NodeStatus, ObjectMeta};
 
     use super::*;
     use crate::bpf::BackendId;
@@ -143,6 +166,7 @@ mod tests {
             ready,
             terminating: false,
             local: distance == Distance::Node,
+            node: None,
             preferred: true,
         };
         (backend, distance)
@@ -170,6 +194,38 @@ mod tests {
             Distance::Elsewhere,
             "two nodes without zone share none"
         );
+    }
+
+    #[test]
+    fn other_nodes_have_underlay_addresses() {
+        let at = |name: &str, addresses: &[(&str, &str)]| {
+            let address = |(kind, address): &(&str, &str)| NodeAddress {
+                r#type: (*kind).into(),
+                address: (*address).into(),
+            };
+            Node {
+                status: Some(NodeStatus {
+                    addresses: addresses.iter().map(address).collect(),
+                    ..NodeStatus::default()
+                }),
+                ..node(name, "")
+            }
+        };
+        let nodes = [
+            at("own", &[("InternalIP", "172.30.0.1")]),
+            at(
+                "dual",
+                &[
+                    ("Hostname", "dual"),
+                    ("InternalIP", "fd00::2"),
+                    ("InternalIP", "172.30.0.2"),
+                ],
+            ),
+            at("young", &[]),
+        ];
+        let topology = Topology::new("own", &nodes);
+        let addresses = ["own", "dual", "young", ""].map(|name| topology.underlay_address(name));
+        assert_eq!(addresses, [None, Some(Ipv4Addr::new(172, 30, 0, 2)), None, None]);
     }
 
     #[test]

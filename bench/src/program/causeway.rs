@@ -180,6 +180,7 @@ fn desired(port: &ServicePort<'_>) -> DesiredService {
         ready: true,
         terminating: false,
         local: port.measured,
+        node: None,
         preferred: true,
     };
     DesiredService::cluster_ip(vip(port), port.name(), port.endpoints.iter().map(backend).collect())

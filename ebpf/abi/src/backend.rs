@@ -22,7 +22,8 @@ pub struct Backend {
     pub generation: u32,
     /// Share of a service's Maglev table; 0 counts as 1.
     pub weight: u32,
-    /// IPv4 address of the node it runs on, network order; 0 when unknown.
+    /// Underlay IPv4 address of the other node it runs on, network order; 0 when it runs on this node, when it is no pod of the
+    /// cluster, or when its node is not known.
     pub node_v4_be: u32,
 }
 const _: () = assert!(size_of::<Backend>() == 36);

@@ -326,6 +326,10 @@ impl Node {
         let mut service = service.clone();
         for backend in &mut service.backends {
             backend.local = self.pods.iter().any(|pod| pod.address == backend.id.address);
+            backend.node = match backend.id.address {
+                IpAddr::V4(address) if !backend.local => Some(Ipv4Addr::new(172, 30, 0, address.octets()[2])),
+                _ => None,
+            };
         }
         service
     }
@@ -444,6 +448,7 @@ fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> Des
         ready: true,
         terminating: false,
         local: false,
+        node: None,
         preferred: true,
     };
     let id = VipId {

@@ -23,6 +23,7 @@ fn backend(address: &str, ready: bool) -> DesiredBackend {
         ready,
         terminating: false,
         local: false,
+        node: None,
         preferred: true,
     }
 }

@@ -15,5 +15,5 @@ pub mod writer;
 
 pub use report::{NotApplied, Reason, SyncReport};
 pub use sync::{Grace, ServiceSync};
-pub use writer::{AdoptedBackend, AdoptedService, MapWriter};
+pub use writer::{AdoptedBackend, AdoptedService, Condition, MapWriter};
 pub(super) use writer::{PinnedWriter, adopted_backends, owner};

@@ -19,7 +19,7 @@ use super::{
     ids::ServiceIds,
     maglev,
     report::{NotApplied, Reason, SyncReport},
-    writer::{AdoptedBackend, AdoptedService, MapWriter},
+    writer::{AdoptedBackend, AdoptedService, Condition, MapWriter},
 };
 use crate::bpf::desired::{
     BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, SourceRange, VipId,
@@ -149,10 +149,10 @@ impl ServiceSync {
         self.settle(now, writer, &mut report);
         self.remove_services(desired, now, writer, &mut report);
 
-        let flags = backend_flags(desired);
-        let postponed = self.update_flags(&flags, writer, &mut report);
+        let conditions = conditions(desired);
+        let postponed = self.update_backends(&conditions, writer, &mut report);
         for (service, frontend) in frontends(desired) {
-            if let Err(reason) = self.apply(service, frontend, &flags, now, writer, &mut report) {
+            if let Err(reason) = self.apply(service, frontend, &conditions, now, writer, &mut report) {
                 report.not_applied.push(NotApplied {
                     name: service.name.clone(),
                     vip: frontend.vip,
@@ -226,31 +226,36 @@ impl ServiceSync {
     /// The bits of backends that tables point to already, before any table is rebuilt: who is no longer desired takes no
     /// new connection from here on, unless a service would be left without any until its new table is there. Those are
     /// returned.
-    fn update_flags(
+    fn update_backends(
         &self,
-        flags: &HashMap<BackendId, u32>,
+        conditions: &HashMap<BackendId, Condition>,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Vec<(BackendId, Held)> {
         let mut leaving = HashMap::new();
         for (id, held) in self.backends.referenced() {
-            match flags.get(&id) {
-                Some(flags) => report.backends_written += usize::from(writer.set_backend(held, &id, *flags)),
+            match conditions.get(&id) {
+                Some(condition) => report.backends_written += usize::from(writer.set_backend(held, &id, *condition)),
                 None => drop(leaving.insert(id, held)),
             }
         }
-        let needed = self.needed(&leaving, flags);
+        let needed = self.needed(&leaving, conditions);
         let (postponed, retired): (Vec<_>, Vec<_>) = leaving.into_iter().partition(|(id, _)| needed.contains(id));
         retire(&retired, writer, report);
         postponed
     }
 
     /// Those of the leaving backends beside which a service has no other that takes connections.
-    fn needed(&self, leaving: &HashMap<BackendId, Held>, flags: &HashMap<BackendId, u32>) -> HashSet<BackendId> {
+    fn needed(
+        &self,
+        leaving: &HashMap<BackendId, Held>,
+        conditions: &HashMap<BackendId, Condition>,
+    ) -> HashSet<BackendId> {
         if leaving.is_empty() {
             return HashSet::new();
         }
-        let takes_connections = |id: &BackendId| flags.get(id).is_some_and(|flags| flags & READY != 0);
+        let takes_connections =
+            |id: &BackendId| conditions.get(id).is_some_and(|condition| condition.flags & READY != 0);
         self.applied
             .values()
             .filter(|applied| !applied.choice.iter().any(takes_connections))
@@ -263,7 +268,7 @@ impl ServiceSync {
         &mut self,
         desired: &DesiredService,
         frontend: &Frontend,
-        flags: &HashMap<BackendId, u32>,
+        conditions: &HashMap<BackendId, Condition>,
         now: Instant,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
@@ -272,10 +277,10 @@ impl ServiceSync {
         let current = self.applied.get(&wanted.key).filter(|applied| !applied.stale);
         let same_table = current.filter(|applied| applied.choice == wanted.choice);
         let Some(applied) = same_table else {
-            return self.replace(&wanted, flags, now, writer, report);
+            return self.replace(&wanted, conditions, now, writer, report);
         };
         if applied.members != wanted.members {
-            self.hold(&wanted, flags, writer, report)?;
+            self.hold(&wanted, conditions, writer, report)?;
         }
         self.adjust(&wanted, writer, report)
     }
@@ -284,11 +289,11 @@ impl ServiceSync {
     fn hold(
         &mut self,
         wanted: &Wanted<'_>,
-        flags: &HashMap<BackendId, u32>,
+        conditions: &HashMap<BackendId, Condition>,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<(), Reason> {
-        self.take(&wanted.members, flags, writer, report)?;
+        self.take(&wanted.members, conditions, writer, report)?;
         if let Some(applied) = self.applied.get_mut(&wanted.key) {
             let before = std::mem::replace(&mut applied.members, wanted.members.clone());
             for id in &before {
@@ -336,13 +341,14 @@ impl ServiceSync {
     fn replace(
         &mut self,
         wanted: &Wanted<'_>,
-        flags: &HashMap<BackendId, u32>,
+        conditions: &HashMap<BackendId, Condition>,
         now: Instant,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<(), Reason> {
-        let held = self.take(&wanted.members, flags, writer, report)?;
-        let range = match self.allocate(wanted.choice.len()) {
+        let held = self.take(&wanted.members, conditions, writer, report)?;
+        let current = self.applied.get(&wanted.key).and_then(|applied| applied.range);
+        let range = match self.allocate(wanted.choice.len(), current.map_or(0, |range| range.len)) {
             Ok(range) => range,
             Err(reason) => {
                 self.let_go(None, &wanted.members, now);
@@ -361,14 +367,18 @@ impl ServiceSync {
     fn take(
         &mut self,
         members: &[BackendId],
-        flags: &HashMap<BackendId, u32>,
+        conditions: &HashMap<BackendId, Condition>,
         writer: &mut impl MapWriter,
         report: &mut SyncReport,
     ) -> Result<Vec<Held>, Reason> {
         let held = self.acquire(members)?;
         for (id, held) in members.iter().zip(&held) {
-            let flags = flags.get(id).copied().unwrap_or(IN_USE);
-            report.backends_written += usize::from(writer.set_backend(*held, id, flags));
+            let unknown = Condition {
+                flags: IN_USE,
+                node: None,
+            };
+            let condition = conditions.get(id).copied().unwrap_or(unknown);
+            report.backends_written += usize::from(writer.set_backend(*held, id, condition));
         }
         Ok(held)
     }
@@ -455,8 +465,8 @@ impl ServiceSync {
     }
 
     /// A range for so many backends: the best size that fits. `None` for no backends.
-    fn allocate(&mut self, backends: usize) -> Result<Option<Range>, Reason> {
-        let sizes = maglev::sizes(backends, self.slots_per_backend());
+    fn allocate(&mut self, backends: usize, current: u32) -> Result<Option<Range>, Reason> {
+        let sizes = maglev::sizes(backends, self.slots_per_backend(), current);
         if sizes.is_empty() {
             return Err(Reason::TooManyBackends { backends });
         }
@@ -619,17 +629,24 @@ pub(super) fn service_key(vip: &VipId, scope: Scope) -> ServiceKey {
     }
 }
 
-/// The flags of every desired backend. One that several services name is ready when all say so, terminating when any does.
-fn backend_flags(desired: &DesiredServices) -> HashMap<BackendId, u32> {
-    let mut flags = HashMap::new();
+/// The condition of every desired backend. One that several services name is ready when all say so, terminating when any does.
+fn conditions(desired: &DesiredServices) -> HashMap<BackendId, Condition> {
+    let mut conditions = HashMap::<BackendId, Condition>::new();
     for backend in desired.services.iter().flat_map(|service| &service.backends) {
-        let own = own_flags(backend);
-        flags
+        let flags = own_flags(backend);
+        let own = Condition {
+            flags,
+            node: backend.node,
+        };
+        conditions
             .entry(backend.id)
-            .and_modify(|merged| *merged = (*merged | own) & (*merged & own | !READY))
+            .and_modify(|merged| {
+                merged.flags = (merged.flags | flags) & (merged.flags & flags | !READY);
+                merged.node = merged.node.max(own.node);
+            })
             .or_insert(own);
     }
-    flags
+    conditions
 }
 
 fn own_flags(backend: &DesiredBackend) -> u32 {
@@ -644,7 +661,7 @@ fn own_flags(backend: &DesiredBackend) -> u32 {
 /// Takes new connections from backends.
 fn retire(backends: &[(BackendId, Held)], writer: &mut impl MapWriter, report: &mut SyncReport) {
     for (id, held) in backends {
-        report.backends_written += usize::from(writer.set_backend(*held, id, retired_flags(id)));
+        report.backends_written += usize::from(writer.retire_backend(*held, id, retired_flags(id)));
     }
 }
 

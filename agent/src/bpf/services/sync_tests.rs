@@ -14,7 +14,7 @@ use super::{
     arena::Range,
     backends::Held,
     sync::service_key,
-    writer::{adopted_backends, owner},
+    writer::{Condition, adopted_backends, owner},
 };
 use crate::bpf::{
     BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, SourceRange, VipId,
@@ -113,8 +113,16 @@ impl Maps {
 }
 
 impl MapWriter for Maps {
-    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
-        let changed = self.readiness.publish(held, id, flags);
+    fn set_backend(&mut self, held: Held, id: &BackendId, condition: Condition) -> bool {
+        let changed = self.readiness.publish(held, id, condition);
+        if changed {
+            self.log("backend");
+        }
+        changed
+    }
+
+    fn retire_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
+        let changed = self.readiness.retire(held, id, flags);
         if changed {
             self.log("backend");
         }
@@ -207,6 +215,7 @@ fn backend(port: u16, ready: bool) -> DesiredBackend {
         ready,
         terminating: false,
         local: true,
+        node: None,
         preferred: true,
     }
 }
@@ -389,13 +398,13 @@ fn a_coarser_table_is_better_than_none() {
     let mut maps = Maps::new(300, 64);
     let mut planner = maps.planner();
     let now = Instant::now();
-    // 251 slots would be best for each.
+    // 256 slots would be best for each.
     assert_eq!(
         applied(&planner.sync(&desired([service(80, &[1, 2]), service(81, &[3, 4])]), now, &mut maps)),
         (2, 0)
     );
     let lengths: Vec<u32> = maps.services.values().map(|service| service.slot_count).collect();
-    assert_eq!(lengths, [251, 31]);
+    assert_eq!(lengths, [256, 32]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The one seam between the planner and the kernel.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::Ipv4Addr};
 
 use causeway_abi::{
     Address,
@@ -20,8 +20,11 @@ use crate::bpf::{
 
 /// What the planner does to the maps.
 pub trait MapWriter {
-    /// Writes the element of a backend, or only its flags when nothing else differs. Tells whether anything did.
-    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool;
+    /// Writes the element of a backend, or only what differs of it when the owner stays. Tells whether anything did.
+    fn set_backend(&mut self, held: Held, id: &BackendId, condition: Condition) -> bool;
+    /// Gives a backend that is no longer desired these flags; where it runs stays known for its flows. Tells whether they
+    /// differed.
+    fn retire_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool;
     /// Frees an element; its generation stays.
     fn withdraw_backend(&mut self, index: u32, id: &BackendId);
     /// A slot as it is.
@@ -42,6 +45,15 @@ pub trait MapWriter {
     fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError>;
     /// Sets the counters of a service id to zero.
     fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError>;
+}
+
+/// What the element of a backend says beside whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Condition {
+    /// Bits of [`Backend::flags`].
+    pub flags: u32,
+    /// The other node it runs on; `None` as in [`DesiredBackend::node`](crate::bpf::DesiredBackend::node).
+    pub node: Option<Ipv4Addr>,
 }
 
 /// An element of `BACKENDS` as found.
@@ -142,16 +154,16 @@ pub(in crate::bpf) fn owner(backend: &Backend) -> Option<BackendId> {
 }
 
 /// The element of a backend.
-pub(in crate::bpf) fn element(held: Held, id: &BackendId, flags: u32) -> Backend {
+pub(in crate::bpf) fn element(held: Held, id: &BackendId, condition: Condition) -> Backend {
     Backend {
         address: Address::from_ip(id.address),
         port_be: id.port.to_be(),
         protocol: id.protocol.0,
         reserved: 0,
-        flags,
+        flags: condition.flags,
         generation: held.generation,
         weight: 1,
-        node_v4_be: 0,
+        node_v4_be: condition.node.map_or(0, |node| node.to_bits().to_be()),
     }
 }
 
@@ -166,8 +178,12 @@ fn source_range_key(service_id: u32, range: &SourceRange) -> SourceRangeKey {
 }
 
 impl MapWriter for PinnedWriter {
-    fn set_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
-        self.readiness.publish(held, id, flags)
+    fn set_backend(&mut self, held: Held, id: &BackendId, condition: Condition) -> bool {
+        self.readiness.publish(held, id, condition)
+    }
+
+    fn retire_backend(&mut self, held: Held, id: &BackendId, flags: u32) -> bool {
+        self.readiness.retire(held, id, flags)
     }
 
     fn withdraw_backend(&mut self, index: u32, id: &BackendId) {
