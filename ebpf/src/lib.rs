@@ -12,8 +12,10 @@
 extern crate std;
 
 pub mod csum;
+pub mod direct;
 pub mod flow;
 pub mod packet;
 pub mod parse;
+pub mod plain;
 pub mod refuse;
 pub mod select;

@@ -171,7 +171,8 @@ pub(super) fn is_defunct(pin: &Path) -> io::Result<bool> {
     ))
 }
 
-fn attach(
+/// Attaches a program by a pinned link, or puts it in the place of the one whose link is pinned there already.
+pub(super) fn attach(
     program: BorrowedFd<'_>,
     attach_type: AttachType,
     target: Target<'_>,

@@ -20,6 +20,7 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 
 // enum bpf_link_type
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
+const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 
 /// `enum bpf_attach_type`, the members that are used.
@@ -34,6 +35,7 @@ pub(super) enum AttachType {
     Udp6Recvmsg = 20,
     Inet4Getpeername = 29,
     Inet6Getpeername = 30,
+    Xdp = 37,
     TcxIngress = 46,
     TcxEgress = 47,
 }
@@ -45,6 +47,8 @@ pub(super) enum Target<'a> {
     Cgroup(BorrowedFd<'a>),
     /// An interface of the calling thread's network namespace.
     Interface(u32),
+    /// XDP of such an interface, and `XDP_FLAGS_*` (`include/uapi/linux/if_link.h`).
+    Xdp(u32, u32),
 }
 
 /// What a link is attached to.
@@ -93,14 +97,14 @@ struct ObjectInfo {
     info: u64,
 }
 
-/// `struct bpf_link_info`, as far as its cgroup and tcx members go, with room for the others.
+/// `struct bpf_link_info`, as far as its cgroup, tcx and XDP members go, with room for the others.
 #[repr(C)]
 struct LinkInfo {
     link_type: u32,
     id: u32,
     program: u32,
     padding: u32,
-    /// cgroup: `u64 cgroup_id`; tcx: `u32 ifindex, u32 attach_type`.
+    /// cgroup: `u64 cgroup_id`; tcx: `u32 ifindex, u32 attach_type`; XDP: `u32 ifindex`.
     target: [u32; 2],
     rest: [u32; 26],
 }
@@ -125,15 +129,16 @@ fn owned(fd: libc::c_long) -> OwnedFd {
 
 /// Attaches a program; the attachment lives as long as the link's descriptors and pins.
 pub(super) fn link_create(program: BorrowedFd<'_>, target: Target<'_>, attach_type: AttachType) -> io::Result<OwnedFd> {
-    let target = match target {
-        Target::Cgroup(fd) => fd.as_raw_fd().cast_unsigned(),
-        Target::Interface(index) => index,
+    let (target, flags) = match target {
+        Target::Cgroup(fd) => (fd.as_raw_fd().cast_unsigned(), 0),
+        Target::Interface(index) => (index, 0),
+        Target::Xdp(index, flags) => (index, flags),
     };
     let mut attr = LinkCreate {
         program: program.as_raw_fd(),
         target,
         attach_type: attach_type as u32,
-        flags: 0,
+        flags,
     };
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
 }
@@ -171,7 +176,7 @@ pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
             LinkTarget::Cgroup(u64::from(second) << 32 | u64::from(first))
         }
         BPF_LINK_TYPE_CGROUP => LinkTarget::Cgroup(u64::from(first) << 32 | u64::from(second)),
-        BPF_LINK_TYPE_TCX => LinkTarget::Interface(first),
+        BPF_LINK_TYPE_TCX | BPF_LINK_TYPE_XDP => LinkTarget::Interface(first),
         _ => LinkTarget::Other,
     })
 }

@@ -14,6 +14,7 @@ pub mod affinity;
 pub mod backend;
 pub mod conntrack;
 pub mod counter;
+pub mod direct;
 pub mod drop;
 pub mod event;
 pub mod fragment;
@@ -26,4 +27,4 @@ pub use address::Address;
 pub use drop::DropReason;
 
 /// Version of all layouts here. Pinned maps of another version are refused by the agent, never reinterpreted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

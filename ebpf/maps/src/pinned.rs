@@ -8,6 +8,7 @@ use causeway_abi::{
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
+    direct::DirectFlow,
     event::{EventsLost, Explanation, Trace},
     node::NodeConfig,
     pod::Pod,
@@ -37,6 +38,8 @@ pub struct PinnedMaps {
     pub conntrack: Table<FlowKey, Flow>,
     /// Flows of which only the client was seen.
     pub conntrack_new: Table<FlowKey, Flow>,
+    /// Flows whose backend's node answers the client directly.
+    pub direct_flows: Table<FlowKey, DirectFlow>,
     /// VIPs that unconnected UDP sockets sent to.
     pub socket_replies: Table<SocketReplyKey, SocketOrigin>,
     /// Counters per service id.
@@ -84,6 +87,7 @@ impl PinnedMaps {
             node: Element::open(shape::NODE, dir)?,
             conntrack: Table::open(shape::CONNTRACK, dir)?,
             conntrack_new: Table::open(shape::CONNTRACK_NEW, dir)?,
+            direct_flows: Table::open(shape::DIRECT_FLOWS, dir)?,
             socket_replies: Table::open(shape::SOCKET_REPLIES, dir)?,
             service_counters: CounterArray::open(shape::SERVICE_COUNTERS, dir)?,
             drops: CounterArray::open(shape::DROPS, dir)?,

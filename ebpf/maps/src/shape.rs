@@ -9,6 +9,7 @@ use causeway_abi::{
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
+    direct::DirectFlow,
     event::{EventsLost, Explanation, Trace},
     fragment::{FragmentKey, FragmentRoute},
     node::NodeConfig,
@@ -66,6 +67,8 @@ pub const NODE: Shape = shape::<u32, NodeConfig>("NODE", ARRAY);
 pub const CONNTRACK: Shape = shape::<FlowKey, Flow>("CONNTRACK", HASH);
 /// Flows of which only the client was seen.
 pub const CONNTRACK_NEW: Shape = shape::<FlowKey, Flow>("CONNTRACK_NEW", LRU_HASH);
+/// Flows whose backend's node answers the client directly.
+pub const DIRECT_FLOWS: Shape = shape::<FlowKey, DirectFlow>("DIRECT_FLOWS", LRU_HASH);
 /// VIPs that connected sockets asked for.
 pub const SOCKET_ORIGIN: Shape = shape::<u32, SocketOrigin>("SOCKET_ORIGIN", SK_STORAGE);
 /// VIPs that unconnected UDP sockets sent to.
@@ -93,7 +96,7 @@ pub const TRACE: Shape = shape::<u32, Trace>("TRACE", ARRAY);
 pub const EXPLANATION: Shape = shape::<u32, Explanation>("EXPLANATION", ARRAY);
 
 /// Every map that is pinned.
-pub const ALL: [Shape; 20] = [
+pub const ALL: [Shape; 21] = [
     SERVICES,
     SLOTS,
     BACKENDS,
@@ -102,6 +105,7 @@ pub const ALL: [Shape; 20] = [
     NODE,
     CONNTRACK,
     CONNTRACK_NEW,
+    DIRECT_FLOWS,
     SOCKET_ORIGIN,
     SOCKET_REPLIES,
     SERVICE_COUNTERS,

@@ -116,6 +116,7 @@ fn entries(maps: &PinnedMaps, shape: Shape) -> Result<Option<u64>, MapsError> {
         "PODS" => maps.pods.count()?,
         "CONNTRACK" => maps.conntrack.count()?,
         "CONNTRACK_NEW" => maps.conntrack_new.count()?,
+        "DIRECT_FLOWS" => maps.direct_flows.count()?,
         "SOCKET_REPLIES" => maps.socket_replies.count()?,
         "AFFINITY" => maps.affinity.count()?,
         "ROUTES" => maps.routes.entries()?.len() as u64,

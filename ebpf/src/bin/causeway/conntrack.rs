@@ -72,6 +72,13 @@ pub fn forward(
     }
 }
 
+/// Translates a packet of a flow that is known from its client to its backend; false, with nothing changed, for others.
+#[inline(always)]
+pub fn continued(headers: &Headers, translation: &mut Translation) -> bool {
+    // SAFETY: all pointers are valid.
+    unsafe { cw_continue(headers, translation, 0) == DONE }
+}
+
 /// Gives a pod's packet to the network the node's address; tells whether it began a flow, `None` when no port is left.
 #[inline(always)]
 pub fn masquerade(headers: &Headers, translation: &mut Translation, dry_run: bool) -> Option<bool> {

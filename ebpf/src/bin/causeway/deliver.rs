@@ -24,7 +24,7 @@ use crate::{
 
 /// Destination and source MAC address of frames in the tunnel. The receiving node writes its own; these only have to be
 /// locally administered (IEEE 802) and the same everywhere.
-const TUNNEL_MACS: [u8; 12] = [0x02, b'c', b'w', 0, 0, 2, 0x02, b'c', b'w', 0, 0, 1];
+pub const TUNNEL_MACS: [u8; 12] = [0x02, b'c', b'w', 0, 0, 2, 0x02, b'c', b'w', 0, 0, 1];
 /// Mark of packets whose tunnel key is set already, between `cw_from_pod` and `cw_to_tunnel`.
 pub const MARK_TUNNEL_KEY: u32 = 0x6377_0001;
 
@@ -95,7 +95,7 @@ pub fn back(skb: Skb, destination: &Address) -> Outcome {
         return outcome;
     }
     let Some(node) = node() else { return outcome };
-    if node.uplink_ifindex == 0 || is_own(node, destination) {
+    if node.uplink_ifindex == 0 || node.is_own(destination) {
         return outcome;
     }
     Outcome::sent(skb.redirect_neighbour(node.uplink_ifindex), Verdict::ToNetwork)
@@ -152,12 +152,6 @@ pub fn related(skb: Skb, headers: &Headers, translation: &mut Translation) -> Op
     } else {
         Outcome::drop(DropReason::RewriteFailed)
     })
-}
-
-/// Whether an address is one of the node's.
-#[inline(always)]
-pub fn is_own(node: &NodeConfig, address: &Address) -> bool {
-    *address == node.router_address || *address == node.node_address
 }
 
 #[inline(always)]

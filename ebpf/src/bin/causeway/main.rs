@@ -34,6 +34,8 @@ mod icmp;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod next_hop;
+#[cfg(target_arch = "bpf")]
 mod outcome;
 #[cfg(target_arch = "bpf")]
 mod parse;
@@ -45,6 +47,8 @@ mod rewrite;
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod trace;
+#[cfg(target_arch = "bpf")]
+mod xdp_frame;
 
 /// Cargo builds the workspace for the host too; the object is built for BPF by `causeway-ebpf-build`.
 #[cfg(not(target_arch = "bpf"))]

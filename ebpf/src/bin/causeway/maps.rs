@@ -13,6 +13,7 @@ use causeway_abi::{
     backend::Backend,
     conntrack::{Flow, FlowKey, SocketOrigin, SocketReplyKey},
     counter::{DropCounters, ServiceCounters},
+    direct::DirectFlow,
     drop::DROP_REASONS_MAX,
     event::{Event, EventsLost, Explanation, Trace},
     fragment::{FragmentKey, FragmentRoute},
@@ -21,6 +22,8 @@ use causeway_abi::{
     route::Route,
     service::{Service, ServiceKey, ServiceName, Slot},
 };
+
+use crate::next_hop::{self, NextHop};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -55,6 +58,14 @@ pub static CONNTRACK: HashMap<FlowKey, Flow, 131_072> = HashMap::new();
 /// Flows only the client of which was seen: a flood of openings pushes out other openings and nothing else.
 #[btf_map]
 pub static CONNTRACK_NEW: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+
+/// Flows whose backend's node answers the client directly, where the service's table alone does not tell their backend.
+#[btf_map]
+pub static DIRECT_FLOWS: LruHashMap<FlowKey, DirectFlow, 65_536> = LruHashMap::new();
+
+/// Which MAC addresses frames to an address get: what the kernel said a moment ago.
+#[btf_map]
+pub static NEXT_HOPS: PerCpuArray<NextHop, { next_hop::PLACES }> = PerCpuArray::new();
 
 /// The flow that is about to begin. Not on the stack, which is short; and not handed down by reference, because kernels before
 /// 6.2 take no key or value from memory that a function was handed.

@@ -1,0 +1,73 @@
+//! XDP on the uplink.
+
+use std::{fs, io, os::fd::AsFd as _, path::Path};
+
+use aya::programs::Xdp;
+
+use super::{
+    config::XdpAttachment,
+    error::DatapathError,
+    links,
+    sys::{AttachType, LinkTarget, Target},
+};
+
+/// The program's name in the object.
+pub(super) const NAME: &str = "cw_xdp";
+
+/// `XDP_FLAGS_SKB_MODE` (`include/uapi/linux/if_link.h`).
+const GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+const NATIVE: u32 = 1 << 2;
+
+impl XdpAttachment {
+    const ALL: [Self; 2] = [Self::Native, Self::Generic];
+
+    fn flags(self) -> u32 {
+        match self {
+            Self::Native => NATIVE,
+            Self::Generic => GENERIC,
+        }
+    }
+
+    /// What its pin's name begins with: a link does not tell its mode.
+    fn pin_prefix(self) -> &'static str {
+        match self {
+            Self::Native => "cw_xdp_native",
+            Self::Generic => "cw_xdp_generic",
+        }
+    }
+}
+
+/// Attaches the program to an interface, or replaces it there; without `how`, and where it runs otherwise, it is detached.
+pub(super) fn attach(
+    program: Option<&Xdp>,
+    ifindex: u32,
+    how: Option<XdpAttachment>,
+    links_dir: &Path,
+) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::AttachInterface {
+        name: NAME,
+        ifindex,
+        source,
+    };
+    for other in XdpAttachment::ALL.into_iter().filter(|other| Some(*other) != how) {
+        match fs::remove_file(links_dir.join(format!("{}-{ifindex}", other.pin_prefix()))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    let (Some(how), Some(program)) = (how, program) else {
+        return Ok(());
+    };
+    let fd = program
+        .fd()
+        .map_err(|source| DatapathError::Program { name: NAME, source })?;
+    links::attach(
+        fd.as_fd(),
+        AttachType::Xdp,
+        Target::Xdp(ifindex, how.flags()),
+        LinkTarget::Interface(ifindex),
+        &links_dir.join(format!("{}-{ifindex}", how.pin_prefix())),
+    )
+    .map_err(failed)
+}

@@ -1,0 +1,19 @@
+//! `DIRECT_FLOWS`: flows that go to a backend on another node whose answers do not come back through this one.
+//!
+//! The service's table alone decides where they go, and nothing is written down of them, but where a slot is changing hands or
+//! its backend takes no new connections. The key is a [`crate::conntrack::FlowKey`] in the client's direction.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Value of `DIRECT_FLOWS` (LRU hash).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DirectFlow {
+    /// Monotonic time of the last packet (`bpf_ktime_get_coarse_ns`), nanoseconds.
+    pub last_seen_ns: u64,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// The backend's generation when the flow was written down.
+    pub generation: u32,
+}
+const _: () = assert!(size_of::<DirectFlow>() == 16);

@@ -1,0 +1,95 @@
+//! The neighbour a frame goes to, as the kernel's own tables have it.
+//!
+//! Asking the kernel costs more than everything else XDP does for a packet, so each processor remembers the answers for the
+//! blink of an eye. The memory is a table with one place for each address; addresses that share one take turns.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_md},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64},
+};
+
+use crate::{deliver, maps::NEXT_HOPS, xdp_frame::XdpFrame};
+
+/// Places for answers; a power of two.
+pub const PLACES: usize = 256;
+
+/// Timer ticks an answer counts: from 64 ms (with 1000 ticks a second) to 640 ms.
+const VALID_TICKS: u64 = 64;
+
+/// `AF_INET`.
+const IPV4: u8 = 2;
+
+/// Element of `NEXT_HOPS`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct NextHop {
+    /// Timer ticks (`bpf_jiffies64`) up to which this counts.
+    pub valid_until: u64,
+    /// The address it is about, bytes as in a packet.
+    pub address: u32,
+    /// Bytes of IP that a frame may carry there.
+    pub mtu: u32,
+    /// MAC addresses of a frame: the neighbour's, then the uplink's own.
+    pub macs: [u16; 6],
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<NextHop>() == 32);
+
+/// Where frames for an IPv4 address go; `None` when that is not a neighbour on the interface that this frame came in on, or not
+/// known yet.
+#[inline(always)]
+pub fn next_hop(frame: XdpFrame, address: u32) -> Option<&'static NextHop> {
+    let place = NEXT_HOPS.get_ptr_mut(place(address))?;
+    // SAFETY: the map returned a valid element of this CPU; no program that writes to it runs on it at the same time. The
+    // helper takes no argument.
+    let (known, now) = unsafe { (&*place, bpf_jiffies64()) };
+    if known.address == address && now < known.valid_until {
+        return Some(known);
+    }
+    // SAFETY: the context is valid. So is the element.
+    unsafe { (cw_next_hop(frame.as_ptr(), address) != 0).then(|| &*place) }
+}
+
+#[inline(always)]
+const fn place(address: u32) -> u32 {
+    (address.wrapping_mul(0x9e37_79b1) >> 24) & (PLACES as u32 - 1)
+}
+
+/// Asks the kernel and remembers what it says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_next_hop(ctx: *mut xdp_md, address: u32) -> u32 {
+    let frame = XdpFrame::new(ctx);
+    let (Some(node), Some(place)) = (deliver::node(), NEXT_HOPS.get_ptr_mut(place(address))) else {
+        return 0;
+    };
+    // SAFETY: the structure is plain integers, for which zero is valid.
+    let mut fib: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    fib.family = IPV4;
+    fib.ifindex = frame.ifindex();
+    // A length makes the kernel answer with the path's MTU.
+    fib.__bindgen_anon_1.tot_len = 1;
+    fib.__bindgen_anon_3.ipv4_src = node.node_address.words()[3];
+    fib.__bindgen_anon_4.ipv4_dst = address;
+    // SAFETY: `fib` is valid for the size given.
+    let answer = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+    if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || fib.ifindex != frame.ifindex() {
+        return 0;
+    }
+    // SAFETY: the helper wrote the member of the union.
+    let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    // SAFETY: as in `next_hop`.
+    unsafe {
+        *place = NextHop {
+            valid_until: bpf_jiffies64() + VALID_TICKS,
+            address,
+            mtu: mtu.into(),
+            macs: zerocopy::transmute!([fib.dmac, fib.smac]),
+            reserved: 0,
+        };
+    }
+    1
+}

@@ -1,0 +1,119 @@
+//! Frames before a socket buffer is made of them: reading, writing, making room.
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_head};
+use causeway_ebpf::{
+    flow::Translation,
+    parse::protocol,
+    plain::{Head, Outer, TUNNEL_OVERHEAD},
+};
+
+/// Offset of the transport checksum of TCP over IPv4 without options.
+const TCP_CHECKSUM: usize = 34 + 16;
+/// Offset of the transport checksum of UDP over IPv4 without options.
+const UDP_CHECKSUM: usize = 34 + 6;
+/// Offset of the flags of TCP over IPv4 without options.
+const TCP_FLAGS: usize = 34 + 13;
+
+/// The frame a program runs for. Pointers into it are asked for again after every change of its length.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct XdpFrame(*mut xdp_md);
+
+impl XdpFrame {
+    /// Wraps the context of an XDP program.
+    #[inline(always)]
+    pub const fn new(context: *mut xdp_md) -> Self {
+        Self(context)
+    }
+
+    /// The context, to pass on to a helper or a global function.
+    #[inline(always)]
+    pub const fn as_ptr(self) -> *mut xdp_md {
+        self.0
+    }
+
+    /// The interface the frame came in on.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        // SAFETY: the kernel passes a valid context; the verifier checks the access. So for all reads below.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub fn length(self) -> usize {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.0).data_end as usize - (*self.0).data as usize }
+    }
+
+    /// What lies at an offset; `None` beyond the end.
+    #[inline(always)]
+    pub fn at<T>(self, offset: usize) -> Option<*mut T> {
+        // SAFETY: as in `ifindex`.
+        let (start, end) = unsafe { ((*self.0).data as usize + offset, (*self.0).data_end as usize) };
+        (start + size_of::<T>() <= end).then_some(start as *mut T)
+    }
+
+    /// A copy of what lies at an offset.
+    #[inline(always)]
+    pub fn read<T: Copy>(self, offset: usize) -> Option<T> {
+        // SAFETY: the bytes lie before the end, which the verifier checks too. `T` is made of units of at most 16 bits, and
+        // frames begin at even addresses.
+        self.at::<T>(offset).map(|at| unsafe { *at })
+    }
+
+    /// The flags of a TCP packet whose Ethernet header is at `offset`; 0 for other protocols.
+    #[inline(always)]
+    pub fn tcp_flags(self, offset: usize, protocol: u8) -> u8 {
+        if protocol == protocol::TCP {
+            self.read(offset + TCP_FLAGS).unwrap_or(0)
+        } else {
+            0
+        }
+    }
+
+    /// Gives the packet that begins with `head` new addresses and ports and its frame new MAC addresses; false when its
+    /// transport checksum lies beyond the end.
+    #[inline(always)]
+    pub fn translate(self, head: &Head, to: &Translation, macs: [u16; 6]) -> bool {
+        let mut translated = *head;
+        translated.translate(to);
+        translated.macs = macs;
+        let offset = if head.protocol == protocol::TCP {
+            TCP_CHECKSUM
+        } else {
+            UDP_CHECKSUM
+        };
+        let (Some(at), Some(checksum)) = (self.at::<Head>(0), self.at::<u16>(offset)) else {
+            return false;
+        };
+        // SAFETY: as in `read`.
+        unsafe {
+            *checksum = translated.transport_checksum(head, *checksum);
+            *at = translated;
+        }
+        true
+    }
+
+    /// Puts the tunnel's headers before the frame, and gives the inner frame its MAC addresses.
+    #[inline(always)]
+    pub fn encapsulate(self, outer: &Outer, inner_macs: [u16; 6]) -> bool {
+        // SAFETY: no pointer but the context is passed.
+        if unsafe { bpf_xdp_adjust_head(self.0, -(TUNNEL_OVERHEAD as i32)) } != 0 {
+            return false;
+        }
+        let Some(at) = self.at::<(Outer, [u16; 6])>(0) else {
+            return false;
+        };
+        // SAFETY: as in `read`.
+        unsafe { *at = (*outer, inner_macs) };
+        true
+    }
+
+    /// Takes the tunnel's headers away.
+    #[inline(always)]
+    pub fn decapsulate(self) -> bool {
+        // SAFETY: no pointer but the context is passed.
+        unsafe { bpf_xdp_adjust_head(self.0, TUNNEL_OVERHEAD as i32) == 0 }
+    }
+}
