@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     bpf::MapSizes,
     image::cli::ImageCommand,
-    reconcile::pods::{address::Prefix, backoff, model::Delays},
+    net::{Prefix, Ranges, Routing},
+    reconcile::pods::{backoff, model::Delays},
 };
 
 /// The node agent of Causeway: runs the pods bound to its node and keeps the node's eBPF data path.
@@ -50,9 +51,10 @@ pub struct Run {
     /// Control plane: `http://HOST:PORT` or `unix:///PATH` [default: `unix:///run/causeway/CLUSTER/control.sock`].
     #[arg(long, env = "CAUSEWAY_AGENT_CONTROL")]
     pub control: Option<String>,
-    /// Address by which other nodes reach this one [default: the uplink's first IPv4 address].
-    #[arg(long, env = "CAUSEWAY_AGENT_NODE_IP")]
-    pub node_ip: Option<Ipv4Addr>,
+    /// Address by which other nodes reach this one, or one of each family with a comma between them [default: the uplink's
+    /// first address of each of the cluster's families].
+    #[arg(long, env = "CAUSEWAY_AGENT_NODE_IP", value_delimiter = ',', value_name = "ADDRESS")]
+    pub node_ip: Vec<IpAddr>,
     /// Interface that leads to the other nodes [default: that of the default route].
     #[arg(long, env = "CAUSEWAY_AGENT_UPLINK")]
     pub uplink: Option<String>,
@@ -78,12 +80,32 @@ pub struct Run {
     /// Whether packets that pods send out of the cluster get the node's address as their source.
     #[arg(long, env = "CAUSEWAY_AGENT_MASQUERADE", action = clap::ArgAction::Set, default_value_t = true, value_name = "BOOL")]
     pub masquerade: bool,
+    /// Where packets from the network for services are sent on to other nodes, if not where all others are: in XDP on the
+    /// uplink, before the kernel makes a socket buffer of them.
+    #[arg(long, env = "CAUSEWAY_AGENT_XDP", value_enum, default_value_t = Xdp::Off)]
+    pub xdp: Xdp,
+    /// How packets from the network reach backends on other nodes: with this node as their source, or as they came, so that the
+    /// backend's node answers the client directly. The same on all nodes.
+    #[arg(long, env = "CAUSEWAY_AGENT_LOAD_BALANCER_MODE", value_enum, default_value_t = LoadBalancerMode::Snat)]
+    pub load_balancer_mode: LoadBalancerMode,
     /// VXLAN network identifier.
     #[arg(long, env = "CAUSEWAY_AGENT_VNI", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     pub vni: u32,
-    /// Range that holds the pods of all nodes.
+    /// Range that holds the pods of all nodes, or one of each family with a comma between them, as the control plane has them.
     #[arg(long, env = "CAUSEWAY_AGENT_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: Prefix,
+    pub cluster_cidr: Ranges,
+    /// How pods of other nodes are reached.
+    #[arg(long, env = "CAUSEWAY_AGENT_ROUTING", value_enum, default_value_t)]
+    pub routing: Routing,
+    /// Prefixes outside of the cluster whose machines know the way to pods, with commas between them: packets that pods send
+    /// there keep the pod's address as their source.
+    #[arg(
+        long,
+        env = "CAUSEWAY_AGENT_NATIVE_CIDRS",
+        value_delimiter = ',',
+        value_name = "PREFIX"
+    )]
+    pub native_cidrs: Vec<Prefix>,
     /// Time between heartbeats.
     #[arg(long, env = "CAUSEWAY_AGENT_HEARTBEAT_INTERVAL", default_value = "2s", value_parser = duration)]
     pub heartbeat_interval: Duration,
@@ -114,6 +136,26 @@ pub struct Run {
     /// How log lines look.
     #[arg(long, env = "CAUSEWAY_AGENT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Values of `--xdp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Xdp {
+    /// Not at all.
+    Off,
+    /// In the interface's driver.
+    Native,
+    /// In the kernel's generic receive path: for trials, with drivers that have no XDP.
+    Generic,
+}
+
+/// Values of `--load-balancer-mode`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LoadBalancerMode {
+    /// Source network address translation.
+    Snat,
+    /// Direct server return.
+    Dsr,
 }
 
 /// Delays of restarts.
@@ -157,6 +199,9 @@ pub struct Maps {
     /// Flow directions of such traffic of which only the client was seen.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_CONNTRACK_NEW", default_value_t = MapSizes::default().conntrack_new)]
     pub map_conntrack_new: u32,
+    /// Flows to backends on other nodes, with direct server return, that are written down.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_DIRECT_FLOWS", default_value_t = MapSizes::default().direct_flows)]
+    pub map_direct_flows: u32,
     /// Unconnected UDP sockets times the backends they sent to.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
     pub map_socket_replies: u32,
@@ -184,8 +229,8 @@ pub struct Config {
     pub node_name: String,
     /// Control plane.
     pub control: String,
-    /// Underlay address.
-    pub node_ip: Ipv4Addr,
+    /// Underlay addresses, at most one of each family; that of the cluster's primary family first.
+    pub node_ips: Vec<IpAddr>,
     /// Uplink.
     pub uplink: String,
     /// State directory.
@@ -214,8 +259,14 @@ pub enum ConfigError {
     #[error("there is no default route to tell the uplink by; give it with --uplink")]
     NoUplink,
     /// No address.
-    #[error("interface {0} does not exist in this network namespace or has no IPv4 address; give one with --node-ip")]
+    #[error(
+        "interface {0} does not exist in this network namespace or has no address of the cluster's families; give one with \
+         --node-ip"
+    )]
     NoAddress(String),
+    /// Two addresses of one family, or more than two.
+    #[error("--node-ip takes one address, or one of each family")]
+    NodeAddresses,
 }
 
 impl Run {
@@ -240,10 +291,7 @@ impl Run {
             Some(uplink) => uplink.clone(),
             None => default_route().ok_or(ConfigError::NoUplink)?,
         };
-        let node_ip = match self.node_ip {
-            Some(address) => address,
-            None => first_address(&uplink).ok_or_else(|| ConfigError::NoAddress(uplink.clone()))?,
-        };
+        let node_ips = self.node_addresses(&uplink)?;
         let own = format!("causeway/{}/{node_name}", self.cluster);
         Ok(Config {
             control: self
@@ -257,9 +305,28 @@ impl Run {
             cgroup: self.cgroup.clone().unwrap_or_else(|| own.clone()),
             pin_dir: causeway_maps::pins::node_dir(&self.bpffs, &self.cluster, &node_name),
             node_name,
-            node_ip,
+            node_ips,
             uplink,
         })
+    }
+
+    fn node_addresses(&self, uplink: &str) -> Result<Vec<IpAddr>, ConfigError> {
+        let prefers_ipv4 = self.cluster_cidr.primary().is_ipv4();
+        if !self.node_ip.is_empty() {
+            let given: Vec<Prefix> = self.node_ip.iter().map(|address| Prefix::host(*address)).collect();
+            Ranges::new(&given).ok_or(ConfigError::NodeAddresses)?;
+            let mut addresses = self.node_ip.clone();
+            addresses.sort_by_key(|address| address.is_ipv4() != prefers_ipv4);
+            return Ok(addresses);
+        }
+        let ranges = self.cluster_cidr.iter();
+        let found: Vec<_> = ranges
+            .filter_map(|range| first_address(uplink, range.is_ipv4()))
+            .collect();
+        if found.is_empty() {
+            return Err(ConfigError::NoAddress(uplink.to_owned()));
+        }
+        Ok(found)
     }
 
     /// Delays of the pods' planner.
@@ -285,6 +352,7 @@ impl Run {
             routes: self.maps.map_routes,
             conntrack: self.maps.map_conntrack,
             conntrack_new: self.maps.map_conntrack_new,
+            direct_flows: self.maps.map_direct_flows,
             socket_replies: self.maps.map_socket_replies,
             affinity: self.maps.map_affinity,
             source_ranges: self.maps.map_source_ranges,
@@ -310,12 +378,18 @@ fn parse_default_route(table: &str) -> Option<String> {
     })
 }
 
-fn first_address(interface: &str) -> Option<Ipv4Addr> {
+/// The first address of a family that an interface has and other machines can use.
+fn first_address(interface: &str, is_ipv4: bool) -> Option<IpAddr> {
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
     let of_interface = addresses.filter(|address| address.interface_name == interface);
     of_interface
         .filter_map(|address| address.address)
-        .find_map(|address| Some(address.as_sockaddr_in()?.ip()))
+        .find_map(|address| match is_ipv4 {
+            true => Some(IpAddr::V4(address.as_sockaddr_in()?.ip())),
+            false => Some(address.as_sockaddr_in6()?.ip())
+                .filter(|address| !address.is_unicast_link_local())
+                .map(IpAddr::V6),
+        })
 }
 
 /// "250ms", "10s", "5m", "1h".
@@ -336,14 +410,16 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Config {
-    /// The underlay address.
-    pub fn node_address(&self) -> IpAddr {
-        IpAddr::V4(self.node_ip)
+    /// Whether the node's tunnel ends at an IPv6 address.
+    pub fn has_ipv6_underlay(&self) -> bool {
+        self.node_ips.iter().all(IpAddr::is_ipv6)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -370,7 +446,7 @@ mod tests {
         assert_eq!(config.pin_dir, PathBuf::from("/sys/fs/bpf/causeway/c1/n1"));
         assert_eq!(config.cgroup, "causeway/c1/n1");
         assert_eq!(config.control, "unix:///run/causeway/c1/control.sock");
-        assert_eq!(config.node_ip, Ipv4Addr::LOCALHOST);
+        assert_eq!(config.node_ips, [Ipv4Addr::LOCALHOST]);
     }
 
     #[test]
@@ -386,6 +462,29 @@ mod tests {
         }
         let error = run(&["--node-name", "n", "--uplink", "cw-none"]).resolve().unwrap_err();
         assert!(matches!(error, ConfigError::NoAddress(name) if name == "cw-none"));
+    }
+
+    #[test]
+    fn node_addresses_are_one_of_each_family_in_the_clusters_order() {
+        let resolve = |arguments: &[&str]| {
+            let common = ["--node-name", "n", "--uplink", "lo"];
+            run(&[&common, arguments].concat()).resolve()
+        };
+        let both = "--cluster-cidr=fd00:244::/48,10.244.0.0/16";
+        let texts = |arguments: &[&str]| -> Vec<String> {
+            let config = resolve(arguments).unwrap();
+            config.node_ips.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            texts(&["--node-ip=172.30.0.1,fd00::1", both]),
+            ["fd00::1", "172.30.0.1"]
+        );
+        assert_eq!(texts(&["--node-ip=172.30.0.1,fd00::1"]), ["172.30.0.1", "fd00::1"]);
+        assert_eq!(texts(&["--node-ip=172.30.0.1", both]), ["172.30.0.1"]);
+        let error = resolve(&["--node-ip=172.30.0.1,172.30.0.2"]).unwrap_err();
+        assert!(matches!(error, ConfigError::NodeAddresses));
+        let native = run(&["--routing", "native", "--native-cidrs", "192.168.0.0/16,fd00:9::/48"]);
+        assert_eq!((native.routing, native.native_cidrs.len()), (Routing::Native, 2));
     }
 
     #[test]

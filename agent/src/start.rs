@@ -27,19 +27,18 @@ use crate::{
         http::Served,
         inspect::{Inspection, Inspector},
     },
-    bpf::{Datapath, DatapathConfig, TcAttachment},
+    bpf::{Datapath, DatapathConfig, TcAttachment, XdpAttachment},
     caps,
-    config::{Config, Run},
+    config::{Config, LoadBalancerMode, Run, Xdp},
     image::ImageStore,
     metrics::{PodMetrics, SyncMetrics},
-    net::{Network, NodeNetConfig, Tunnel},
+    net::{Network, NodeNetConfig, Ranges, Tunnel},
     reconcile::{
         datapath::Driver,
         events::Recorder,
         node::{self, desired::Health, facts},
         pods::{
-            address::Prefix,
-            adopt::address_of,
+            adopt::addresses_of,
             chain,
             context::{Addresses, Context},
             manager::Manager,
@@ -47,7 +46,7 @@ use crate::{
             record::{Record, Records},
             spec::NodeSettings,
         },
-        routes::pod_range,
+        routes::{RouteSettings, pod_ranges},
     },
     runtime::{Runtime, RuntimeConfig, SandboxState},
     watch::Watches,
@@ -94,15 +93,15 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
 
     // With the range known from before, traffic is in order before anybody is asked anything.
     let remembered = read_range(&config.state_dir)?;
-    if let Some(range) = remembered {
+    if let Some(range) = &remembered {
         anyhow::ensure!(
-            options.cluster_cidr.contains(range.network()),
+            options.cluster_cidr.hold(range),
             "this node's pod range {range} is outside --cluster-cidr {}; to give it another, remove its pods and {}",
             options.cluster_cidr,
             config.state_dir.join(RANGE_FILE).display()
         );
     }
-    let mut datapath = match remembered {
+    let mut datapath = match &remembered {
         Some(range) => Some(agent.open_datapath(range).await?),
         None => None,
     };
@@ -114,7 +113,7 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         message: "waiting for a pod range from the control plane".to_owned(),
     });
     let port = options.listen.port();
-    let own_range = Arc::new(remembered.map_or_else(OnceLock::new, OnceLock::from));
+    let own_range = Arc::new(remembered.clone().map_or_else(OnceLock::new, OnceLock::from));
     agent.spawn_node(&client, &watches, Arc::clone(&own_range), watch_health.clone(), port);
     agent.spawn_grpc(grpc, watch_health.clone());
 
@@ -128,15 +127,15 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
     let opened = if let Some(opened) = datapath.take() {
         opened
     } else {
-        let opened = agent.open_datapath(range).await?;
-        write_range(&config.state_dir, range)?;
+        let opened = agent.open_datapath(&range).await?;
+        write_range(&config.state_dir, &range)?;
         opened
     };
     // Already set when it was remembered.
-    let _ = own_range.set(range);
+    let _ = own_range.set(range.clone());
     let mut registry = Registry::with_prefix("causeway_agent");
     agent
-        .spawn_pods(&client, &watches, range, opened.clone(), &mut registry)
+        .spawn_pods(&client, &watches, &range, opened.clone(), &mut registry)
         .await?;
     let (datapath, _) = opened;
     registry
@@ -151,8 +150,8 @@ pub async fn run(options: &Run, config: &Config, stop: CancellationToken) -> any
         health: watch_health,
     };
     agent.tasks.spawn(api::http::serve(http, served));
-    agent.watch_range(&watches, range, health);
     tracing::info!(node = config.node_name, %range, "ready");
+    agent.watch_range(&watches, range, health);
 
     let stop = agent.stop.clone();
     tokio::select! {
@@ -180,15 +179,15 @@ struct Agent<'a> {
 
 impl Agent<'_> {
     /// Makes the node's network and opens the data path, or adopts both.
-    async fn open_datapath(&self, range: Prefix) -> anyhow::Result<(Datapath, Tunnel)> {
+    async fn open_datapath(&self, range: &Ranges) -> anyhow::Result<(Datapath, Tunnel)> {
         let (options, config) = (self.options, self.config);
-        let prefix = |prefix: Prefix| (IpAddr::V4(prefix.network()), prefix.length());
         let net = NodeNetConfig {
             uplink: config.uplink.clone(),
             vxlan_port: options.vxlan_port,
-            cluster_range: prefix(options.cluster_cidr),
-            pod_range: prefix(range),
-            router_address: IpAddr::V4(range.router()),
+            ipv6_underlay: config.has_ipv6_underlay(),
+            routing: options.routing,
+            cluster_ranges: options.cluster_cidr.clone(),
+            pod_ranges: range.clone(),
         };
         let tunnel = self
             .network
@@ -202,9 +201,16 @@ impl Agent<'_> {
             tunnel_ifindex: tunnel.ifindex,
             uplink_ifindex: tunnel.uplink_ifindex,
             tunnel_port: options.vxlan_port,
+            tunnel_id: options.vni,
             masquerade: options.masquerade,
-            node_address: config.node_address(),
-            router_address: IpAddr::V4(range.router()),
+            direct_return: options.load_balancer_mode == LoadBalancerMode::Dsr,
+            xdp: match options.xdp {
+                Xdp::Off => None,
+                Xdp::Native => Some(XdpAttachment::Native),
+                Xdp::Generic => Some(XdpAttachment::Generic),
+            },
+            node_addresses: config.node_ips.clone(),
+            router_addresses: range.routers(),
             sizes: options.map_sizes(),
             tc: TcAttachment::Probe,
         };
@@ -221,13 +227,13 @@ impl Agent<'_> {
         &mut self,
         client: &Client,
         watches: &Watches,
-        range: Arc<OnceLock<Prefix>>,
+        range: Arc<OnceLock<Ranges>>,
         health: watch::Receiver<Health>,
         port: u16,
     ) {
         let facts = facts::Facts::gather(&facts::Given {
             name: &self.config.node_name,
-            address: self.config.node_address(),
+            addresses: &self.config.node_ips,
             port,
             max_pods: self.options.max_pods,
             cpu_millis: self.options.cpu_millis,
@@ -254,13 +260,13 @@ impl Agent<'_> {
     }
 
     /// Waits until the control plane has given this node a pod range; `None` when the agent is to stop first.
-    async fn wait_for_range(&mut self, watches: &Watches) -> Option<Prefix> {
+    async fn wait_for_range(&mut self, watches: &Watches) -> Option<Ranges> {
         let mut changes = watches.nodes.changes();
         loop {
             if let Some(range) = watches
                 .nodes
                 .get("", &self.config.node_name)
-                .and_then(|node| pod_range(&node))
+                .and_then(|node| pod_ranges(&node))
             {
                 return Some(range);
             }
@@ -276,7 +282,7 @@ impl Agent<'_> {
         &mut self,
         client: &Client,
         watches: &Watches,
-        range: Prefix,
+        range: &Ranges,
         (datapath, tunnel): (Datapath, Tunnel),
         registry: &mut Registry,
     ) -> anyhow::Result<()> {
@@ -302,7 +308,7 @@ impl Agent<'_> {
             network: self.network.clone(),
             readiness: datapath.readiness(),
             datapath: datapath.clone(),
-            router: range.router(),
+            routers: range.routers(),
             tunnel,
         };
         let context = Context {
@@ -310,9 +316,9 @@ impl Agent<'_> {
             client: client.clone(),
             recorder: recorder.clone(),
             records,
-            addresses: Addresses::new(range, owned_addresses(&remembered, &strays), &config.state_dir),
+            addresses: Addresses::new(range, &owned_addresses(&remembered, &strays), &config.state_dir),
             node: NodeSettings {
-                host_ip: config.node_ip.to_string(),
+                host_ips: config.node_ips.clone(),
                 memory_bytes: facts::memory_bytes(),
                 resolv_conf: fs::read_to_string(&options.resolv_conf).unwrap_or_default(),
                 pids_limit: Some(options.pod_pids),
@@ -330,9 +336,16 @@ impl Agent<'_> {
             recorder,
             metrics: sync_metrics,
             node_name: config.node_name.clone(),
-            node_addresses: vec![config.node_address(), IpAddr::V4(range.router())],
-            cluster_cidr: options.cluster_cidr,
-            vni: options.vni,
+            node_addresses: config.node_ips.iter().copied().chain(range.routers()).collect(),
+            routes: RouteSettings {
+                routing: options.routing,
+                uplink: config.uplink.clone(),
+                cluster: options.cluster_cidr.clone(),
+                own: range.clone(),
+                vni: options.vni,
+                native: options.native_cidrs.clone(),
+            },
+            network: self.network.clone(),
         };
         self.inspection.open(Inspector {
             pin_dir: config.pin_dir.clone(),
@@ -345,15 +358,20 @@ impl Agent<'_> {
     }
 
     /// Declares the node ready as long as the control plane gives it the range it uses.
-    fn watch_range(&mut self, watches: &Watches, range: Prefix, health: watch::Sender<Health>) {
+    fn watch_range(&mut self, watches: &Watches, range: Ranges, health: watch::Sender<Health>) {
         let (nodes, name) = (watches.nodes.clone(), self.config.node_name.clone());
         let state_dir = self.config.state_dir.clone();
         self.tasks.spawn(async move {
             let mut changes = nodes.changes();
+            let mut remembered = range.clone();
             loop {
-                let given = nodes.get("", &name).and_then(|node| pod_range(&node));
+                let given = nodes.get("", &name).and_then(|node| pod_ranges(&node));
+                if let Some(given) = given.as_ref().filter(|given| given.extend(&range) && **given != remembered) {
+                    remember_more(&state_dir, given);
+                    remembered = given.clone();
+                }
                 let now = match given {
-                    Some(given) if given != range => Health::NotReady {
+                    Some(given) if !given.extend(&range) => Health::NotReady {
                         reason: "PodRangeChanged",
                         message: format!(
                             "the control plane gives this node {given}, its pods use {range}: delete the pods, stop the \
@@ -375,13 +393,11 @@ impl Agent<'_> {
 }
 
 /// Addresses that remembered pods and unexplained sandboxes use.
-fn owned_addresses(records: &[Record], strays: &[SandboxState]) -> BTreeMap<String, std::net::Ipv4Addr> {
+fn owned_addresses(records: &[Record], strays: &[SandboxState]) -> BTreeMap<String, Vec<IpAddr>> {
     let of_records = records
         .iter()
-        .filter_map(|record| Some((record.uid().to_owned(), record.address?)));
-    let of_strays = strays
-        .iter()
-        .filter_map(|state| Some((state.id.0.clone(), address_of(state)?)));
+        .map(|record| (record.uid().to_owned(), record.addresses.clone()));
+    let of_strays = strays.iter().map(|state| (state.id.0.clone(), addresses_of(state)));
     of_records.chain(of_strays).collect()
 }
 
@@ -407,7 +423,7 @@ fn lock(state_dir: &Path) -> anyhow::Result<Flock<File>> {
 /// The node's pod range, as the last agent had it.
 const RANGE_FILE: &str = "pod-range";
 
-fn read_range(state_dir: &Path) -> anyhow::Result<Option<Prefix>> {
+fn read_range(state_dir: &Path) -> anyhow::Result<Option<Ranges>> {
     let path = state_dir.join(RANGE_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(
@@ -420,7 +436,17 @@ fn read_range(state_dir: &Path) -> anyhow::Result<Option<Prefix>> {
     }
 }
 
-fn write_range(state_dir: &Path, range: Prefix) -> anyhow::Result<()> {
+/// A second family is not for an agent that runs, whose pods and programs know of one; the next one begins with both.
+fn remember_more(state_dir: &Path, ranges: &Ranges) {
+    match write_range(state_dir, ranges) {
+        Ok(()) => {
+            tracing::warn!(%ranges, "this node has got a range of another family: used from the agent's next start on")
+        }
+        Err(error) => tracing::error!(error = format!("{error:#}"), %ranges, "a further range is not remembered"),
+    }
+}
+
+fn write_range(state_dir: &Path, range: &Ranges) -> anyhow::Result<()> {
     let (path, temporary) = (state_dir.join(RANGE_FILE), state_dir.join("pod-range.new"));
     let write = || -> io::Result<()> {
         fs::write(&temporary, format!("{range}\n"))?;
@@ -451,9 +477,11 @@ mod tests {
     fn the_pod_range_is_remembered() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(read_range(directory.path()).unwrap(), None);
-        let range = "10.244.3.0/24".parse().unwrap();
-        write_range(directory.path(), range).unwrap();
-        assert_eq!(read_range(directory.path()).unwrap(), Some(range));
+        for text in ["10.244.3.0/24", "10.244.3.0/24,fd00:244:0:3::/64"] {
+            let range = text.parse().unwrap();
+            write_range(directory.path(), &range).unwrap();
+            assert_eq!(read_range(directory.path()).unwrap(), Some(range));
+        }
         fs::write(directory.path().join(RANGE_FILE), "nonsense").unwrap();
         assert!(read_range(directory.path()).is_err());
     }

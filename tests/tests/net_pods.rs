@@ -147,9 +147,7 @@ fn a_node_that_leaves_leaves_nothing() {
     for _ in 0..2 {
         let errors = node.netns.block_on(|| async {
             let network = Network::new().expect("a netlink socket");
-            network
-                .remove_node((node.route().address, node.route().prefix_len))
-                .await
+            network.remove_node(node.uplink(), &node.ranges()).await
         });
         assert!(errors.is_empty(), "{errors:?}");
     }

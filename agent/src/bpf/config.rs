@@ -17,16 +17,22 @@ pub struct DatapathConfig {
     pub uplink_ifindex: u32,
     /// UDP port of VXLAN.
     pub tunnel_port: u16,
+    /// VXLAN network identifier.
+    pub tunnel_id: u32,
     /// Whether packets that pods send to the network get the node's address.
     pub masquerade: bool,
-    /// Underlay address of the node.
-    pub node_address: IpAddr,
-    /// The node's address in its pod range.
-    pub router_address: IpAddr,
+    /// Whether backends on other nodes answer clients in the network directly, instead of through this node.
+    pub direct_return: bool,
+    /// Underlay addresses of the node, at most one of each family.
+    pub node_addresses: Vec<IpAddr>,
+    /// The node's addresses in its pod ranges, at most one of each family.
+    pub router_addresses: Vec<IpAddr>,
     /// Sizes of the maps, fixed when they are created.
     pub sizes: MapSizes,
     /// How programs are attached to interfaces.
     pub tc: TcAttachment,
+    /// Where on the uplink XDP runs, if at all.
+    pub xdp: Option<XdpAttachment>,
 }
 
 /// Sizes of the maps in entries. Arrays take their memory when they are made, hashes as they fill.
@@ -46,6 +52,8 @@ pub struct MapSizes {
     pub conntrack: u32,
     /// The same for flows only the client of which was seen.
     pub conntrack_new: u32,
+    /// Flows to backends on other nodes, with direct server return, that are written down.
+    pub direct_flows: u32,
     /// Unconnected UDP sockets times the backends they sent to.
     pub socket_replies: u32,
     /// Clients of services with session affinity, once for each service.
@@ -64,6 +72,7 @@ impl Default for MapSizes {
             routes: 16_384,
             conntrack: 131_072,
             conntrack_new: 65_536,
+            direct_flows: 65_536,
             socket_replies: 65_536,
             affinity: 65_536,
             source_ranges: 16_384,
@@ -81,9 +90,18 @@ pub enum TcAttachment {
     Clsact,
 }
 
+/// Where XDP runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpAttachment {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic receive path.
+    Generic,
+}
+
 impl MapSizes {
     /// Sizes by map name.
-    pub(super) fn by_name(&self) -> [(&'static str, u32); 12] {
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 13] {
         use causeway_maps::shape;
         [
             (shape::SERVICES.name, self.services),
@@ -95,6 +113,7 @@ impl MapSizes {
             (shape::ROUTES.name, self.routes),
             (shape::CONNTRACK.name, self.conntrack),
             (shape::CONNTRACK_NEW.name, self.conntrack_new),
+            (shape::DIRECT_FLOWS.name, self.direct_flows),
             (shape::SOCKET_REPLIES.name, self.socket_replies),
             (shape::AFFINITY.name, self.affinity),
             (shape::SOURCE_RANGES.name, self.source_ranges),

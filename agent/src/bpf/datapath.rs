@@ -15,12 +15,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupSockAddr, SchedClassifier},
+    programs::{CgroupSockAddr, SchedClassifier, Xdp},
 };
 use causeway_abi::{
     ABI_VERSION, Address, DropReason,
     counter::{DropCounters, ServiceCounters},
-    node::{MASQUERADE, NodeConfig},
+    node::{DIRECT_RETURN, MASQUERADE, NodeConfig},
 };
 use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
 
@@ -32,6 +32,7 @@ use super::{
     pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
     sys::AttachType,
+    xdp,
 };
 
 /// The BPF object, built from `ebpf/`.
@@ -118,6 +119,7 @@ impl Datapath {
             for which in UPLINK {
                 datapath.attach(which, config.uplink_ifindex)?;
             }
+            datapath.attach_xdp(config)?;
         }
         Ok(datapath)
     }
@@ -208,6 +210,20 @@ impl Datapath {
         let mut programs = lock(&self.inner.programs);
         let program: &mut SchedClassifier = program(&mut programs, which.name)?;
         links::attach_interface(program, which, ifindex, &self.inner.links_dir, self.inner.tc)
+    }
+
+    fn attach_xdp(&self, config: &DatapathConfig) -> Result<(), DatapathError> {
+        let mut programs = lock(&self.inner.programs);
+        let loaded: Option<&mut Xdp> = match config.xdp {
+            Some(_) => Some(program(&mut programs, xdp::NAME)?),
+            None => None,
+        };
+        xdp::attach(
+            loaded.as_deref(),
+            config.uplink_ifindex,
+            config.xdp,
+            &self.inner.links_dir,
+        )
     }
 
     /// Puts the programs of this object in the place of those that an earlier agent attached to pods, and clears away what
@@ -315,6 +331,13 @@ fn load(config: &DatapathConfig, maps_dir: &Path) -> Result<Ebpf, DatapathError>
             .load()
             .map_err(|source| DatapathError::Program { name, source })?;
     }
+    if config.xdp.is_some() {
+        let name = xdp::NAME;
+        let program: &mut Xdp = program(&mut object, name)?;
+        program
+            .load()
+            .map_err(|source| DatapathError::Program { name, source })?;
+    }
     Ok(object)
 }
 
@@ -361,16 +384,25 @@ fn order_of_attachment() -> impl Iterator<Item = (&'static str, AttachType)> {
     CGROUP_PROGRAMS.into_iter().rev()
 }
 
+/// The first address of a family; zero for none.
+fn first(addresses: &[IpAddr], is_of_family: fn(&IpAddr) -> bool) -> Address {
+    let found = addresses.iter().find(|address| is_of_family(address));
+    found.map_or_else(Address::default, |address| Address::from_ip(*address))
+}
+
 fn node_config(config: &DatapathConfig) -> NodeConfig {
     NodeConfig {
         abi_version: ABI_VERSION,
         tunnel_ifindex: config.tunnel_ifindex,
         uplink_ifindex: config.uplink_ifindex,
-        flags: if config.masquerade { MASQUERADE } else { 0 },
-        node_address: Address::from_ip(config.node_address),
-        router_address: Address::from_ip(config.router_address),
+        flags: if config.masquerade { MASQUERADE } else { 0 } | if config.direct_return { DIRECT_RETURN } else { 0 },
+        node_address: first(&config.node_addresses, IpAddr::is_ipv4),
+        router_address: first(&config.router_addresses, IpAddr::is_ipv4),
+        node_address6: first(&config.node_addresses, IpAddr::is_ipv6),
+        router_address6: first(&config.router_addresses, IpAddr::is_ipv6),
         tunnel_port_be: config.tunnel_port.to_be(),
         reserved: 0,
+        tunnel_id: config.tunnel_id,
     }
 }
 

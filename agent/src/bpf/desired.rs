@@ -168,8 +168,20 @@ pub struct DesiredRoute {
     pub address: IpAddr,
     /// Bits of the prefix, in the address's own family.
     pub prefix_len: u8,
-    /// Underlay address of the node.
+    /// Underlay address of the node; unspecified for prefixes of no one node.
     pub node: IpAddr,
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// How packets get there.
+    pub mode: RouteMode,
+}
+
+/// How packets get to the pods of another node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RouteMode {
+    /// Through the tunnel.
+    Vxlan {
+        /// VXLAN network identifier.
+        vni: u32,
+    },
+    /// As they are, by the kernel's routing table; what pods send there keeps its source.
+    Native,
 }

@@ -23,8 +23,8 @@ pub use config::{DatapathConfig, MapSizes, TcAttachment, XdpAttachment};
 pub use conntrack::{Collected, FlowCollector, monotonic_now};
 pub use datapath::{Datapath, ServiceTraffic};
 pub use desired::{
-    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, Readiness, RouteMode,
-    Scope, SourceRange, VipId,
+    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, Readiness,
+    RouteMode, Scope, SourceRange, VipId,
 };
 pub use error::DatapathError;
 pub use pins::remove_pins;

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use causeway_abi::{
     Address,
-    route::{MODE_VXLAN, Route, RouteKey},
+    route::{MODE_NATIVE, MODE_VXLAN, Route, RouteKey},
 };
 use causeway_maps::{AddressExt as _, MapsError, RouteTable};
 
-use super::desired::DesiredRoute;
+use super::desired::{DesiredRoute, RouteMode};
 
 /// The element of a route.
 pub(super) fn element(route: &DesiredRoute) -> (RouteKey, Route) {
@@ -17,14 +17,16 @@ pub(super) fn element(route: &DesiredRoute) -> (RouteKey, Route) {
         prefix_len: bits,
         address: Address::from_ip(route.address),
     };
-    (
-        key,
-        Route {
-            node: Address::from_ip(route.node),
-            tunnel_id: route.vni,
-            mode: MODE_VXLAN,
-        },
-    )
+    let (mode, tunnel_id) = match route.mode {
+        RouteMode::Vxlan { vni } => (MODE_VXLAN, vni),
+        RouteMode::Native => (MODE_NATIVE, 0),
+    };
+    let value = Route {
+        node: Address::from_ip(route.node),
+        tunnel_id,
+        mode,
+    };
+    (key, value)
 }
 
 /// Writes only what differs; answers the number of changes.
@@ -55,7 +57,7 @@ mod tests {
             address: "10.244.2.0".parse().unwrap(),
             prefix_len: 24,
             node: "172.30.0.3".parse().unwrap(),
-            vni: 1,
+            mode: RouteMode::Vxlan { vni: 1 },
         };
         let (key, value) = element(&route);
         assert_eq!((key.prefix_len, key.address.to_v4()), (120, Some([10, 244, 2, 0])));

@@ -87,6 +87,20 @@ pub enum NetworkError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The kernel has no IPv6, but the node has an IPv6 range.
+    #[error("the node has an IPv6 pod range, but its kernel has IPv6 switched off")]
+    NoIpv6,
+    /// A link cannot carry IPv6.
+    #[error("pods would have an MTU of {mtu_bytes} bytes, and IPv6 needs 1280: give link {link} a larger one")]
+    MtuTooSmall {
+        /// The uplink.
+        link: String,
+        /// What is left of its MTU for pods.
+        mtu_bytes: u32,
+    },
+    /// Routes cannot be listed.
+    #[error("cannot list routes")]
+    Routes(#[source] rtnetlink::Error),
     /// A kernel parameter could not be set.
     #[error("cannot set {} to {value}", path.display())]
     Sysctl {

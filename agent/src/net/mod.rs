@@ -11,26 +11,39 @@
 //!   default via 169.254.1.1          cw-vxlan0       10.244.1.1/32; 10.244.0.0/16 dev cw-vxlan0 src 10.244.1.1
 //!   169.254.1.1 → MAC of cw1a2b3c4d                  unreachable 10.244.1.0/24
 //! ```
+//!
+//! The same with IPv6 addresses and the next hop `fe80::1`, in whichever families the node has a range. With native routing
+//! ([`Routing::Native`]) the cluster's range does not lead to the tunnel device; each node's range has a route of its own
+//! ([`DirectRoute`]).
 
+mod direct;
 mod error;
 mod link;
 mod namespace;
 mod node;
 mod pod;
+mod prefix;
 mod reach;
 mod sysctl;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use direct::{DirectReport, DirectRoute};
 pub use error::NetworkError;
-pub use node::{NodeNetConfig, Tunnel};
+pub use node::{NodeNetConfig, Routing, Tunnel};
 pub use pod::{PodLink, PodNet, pod_link_name};
+pub(crate) use prefix::to_bits;
+pub use prefix::{ParsePrefixError, Prefix, Ranges, RangesError};
 
 /// Name of the tunnel device.
 pub const TUNNEL_NAME: &str = "cw-vxlan0";
 
 /// Bytes that VXLAN over IPv4 adds to a packet: outer IPv4 (20), UDP (8), VXLAN (8), inner Ethernet (14). RFC 7348, 5.
 pub const VXLAN_OVERHEAD_BYTES: u32 = 50;
+/// The same over IPv6, whose header has 40 bytes.
+pub const VXLAN_OVERHEAD_IPV6_BYTES: u32 = 70;
+/// No link with a smaller MTU carries IPv6 (RFC 8200, 5).
+pub const IPV6_MIN_MTU_BYTES: u32 = 1280;
 
 /// The pods' next hop. It is nobody's address: a permanent neighbour entry gives it the MAC of the host side, so no ARP or
 /// neighbour discovery takes place.

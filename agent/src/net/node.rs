@@ -1,11 +1,10 @@
 //! The node's part of the pod network: tunnel device, routes, kernel parameters.
 
-use std::net::IpAddr;
-
 use rtnetlink::LinkVxlan;
 
 use super::{
-    Network, NetworkError, TUNNEL_NAME, VXLAN_OVERHEAD_BYTES,
+    IPV6_MIN_MTU_BYTES, Network, NetworkError, Prefix, Ranges, TUNNEL_NAME, VXLAN_OVERHEAD_BYTES,
+    VXLAN_OVERHEAD_IPV6_BYTES,
     link::Link,
     reach::{Route, Via},
     sysctl,
@@ -18,12 +17,25 @@ pub struct NodeNetConfig {
     pub uplink: String,
     /// UDP port of the tunnel, host byte order.
     pub vxlan_port: u16,
-    /// First address and prefix length of the range that all pods of the cluster are in.
-    pub cluster_range: (IpAddr, u8),
-    /// First address and prefix length of this node's pod range.
-    pub pod_range: (IpAddr, u8),
-    /// The node's own address in its pod range.
-    pub router_address: IpAddr,
+    /// Whether the nodes reach each other's tunnels over IPv6, whose headers are larger.
+    pub ipv6_underlay: bool,
+    /// How pods of other nodes are reached.
+    pub routing: Routing,
+    /// Ranges that all pods of the cluster are in.
+    pub cluster_ranges: Ranges,
+    /// This node's pod ranges. The second address of each is the node's own.
+    pub pod_ranges: Ranges,
+}
+
+/// How pods of other nodes are reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Routing {
+    /// Through a VXLAN tunnel: the network between the nodes need not know of pods.
+    #[default]
+    Vxlan,
+    /// With the pods' own addresses, over a network that carries them: between nodes on one network segment by routes that
+    /// each node makes, beyond it by the network's routers.
+    Native,
 }
 
 /// The node's tunnel device.
@@ -33,7 +45,7 @@ pub struct Tunnel {
     pub ifindex: u32,
     /// Interface index of the uplink.
     pub uplink_ifindex: u32,
-    /// MTU of tunnel and pods: what fits the uplink with the tunnel's headers around it.
+    /// MTU of the pods: what fits the uplink, and with VXLAN the tunnel's headers around it.
     pub mtu_bytes: u32,
 }
 
@@ -42,36 +54,69 @@ impl Network {
     /// are attached to it.
     pub async fn ensure_node(&self, config: &NodeNetConfig) -> Result<Tunnel, NetworkError> {
         let uplink = self.existing_link(&config.uplink).await?;
-        let mtu_bytes = uplink.mtu_bytes.saturating_sub(VXLAN_OVERHEAD_BYTES);
+        let overhead = if config.ipv6_underlay {
+            VXLAN_OVERHEAD_IPV6_BYTES
+        } else {
+            VXLAN_OVERHEAD_BYTES
+        };
+        let tunnelled_bytes = uplink.mtu_bytes.saturating_sub(overhead);
+        // Kept with native routing too: nodes that have yet to change to it send through the tunnel.
         let tunnel = self.ensure_tunnel(config.vxlan_port).await?;
-        self.bring_up(&tunnel, mtu_bytes).await?;
-        self.ensure_address(&tunnel, config.router_address).await?;
+        let has_ipv6 = config.pod_ranges.iter().any(|range| !range.is_ipv4());
+        if has_ipv6 {
+            if tunnelled_bytes < IPV6_MIN_MTU_BYTES {
+                return Err(NetworkError::MtuTooSmall {
+                    link: uplink.name,
+                    mtu_bytes: tunnelled_bytes,
+                });
+            }
+            sysctl::forward_ipv6(&uplink.name)?;
+            sysctl::plain_ipv6(&tunnel.name)?;
+        }
+        self.bring_up(&tunnel, tunnelled_bytes).await?;
         sysctl::set("ipv4/ip_forward", "1")?;
         sysctl::relax_reverse_path_filter(&tunnel.name)?;
-        let (destination, prefix_len) = config.cluster_range;
-        let via = Via::Link {
-            index: tunnel.index,
-            source: Some(config.router_address),
-        };
-        self.ensure_route(Route {
-            destination,
-            prefix_len,
-            via,
-        })
-        .await?;
-        // Addresses of the own range that no pod has must not go into the tunnel.
-        let (destination, prefix_len) = config.pod_range;
-        self.ensure_route(Route {
-            destination,
-            prefix_len,
-            via: Via::Unreachable,
-        })
-        .await?;
+        for range in config.pod_ranges.iter() {
+            self.ensure_address(&tunnel, range.router()).await?;
+            // Addresses of the own range that no pod has must go neither into the tunnel nor into the network.
+            self.ensure_route(own_range(range)).await?;
+            if let Some(cluster) = config.cluster_ranges.of_family(range.network()) {
+                self.ensure_cluster_route(&tunnel, cluster, range, config.routing)
+                    .await?;
+            }
+        }
         Ok(Tunnel {
             ifindex: tunnel.index,
             uplink_ifindex: uplink.index,
-            mtu_bytes,
+            mtu_bytes: match config.routing {
+                Routing::Vxlan => tunnelled_bytes,
+                Routing::Native => uplink.mtu_bytes,
+            },
         })
+    }
+
+    /// Leads the node's own packets to other nodes' pods into the tunnel, or not.
+    async fn ensure_cluster_route(
+        &self,
+        tunnel: &Link,
+        cluster: Prefix,
+        own: Prefix,
+        routing: Routing,
+    ) -> Result<(), NetworkError> {
+        let route = Route {
+            destination: cluster.network(),
+            prefix_len: cluster.length(),
+            via: Via::Link {
+                index: tunnel.index,
+                source: Some(own.router()),
+            },
+        };
+        match routing {
+            // The node has the whole range: all of it is its own.
+            _ if cluster == own => Ok(()),
+            Routing::Vxlan => self.ensure_route(route).await,
+            Routing::Native => self.delete_route(route).await,
+        }
     }
 
     /// Interface index of a link; pods and nodes are told apart by it in the BPF maps.
@@ -81,7 +126,7 @@ impl Network {
 
     /// Removes all that was made for a node and its pods: pairs, tunnel device, routes. Goes on after an error, and answers
     /// all of them.
-    pub async fn remove_node(&self, pod_range: (IpAddr, u8)) -> Vec<NetworkError> {
+    pub async fn remove_node(&self, uplink: &str, pod_ranges: &Ranges) -> Vec<NetworkError> {
         let mut errors = Vec::new();
         let mut names = match self.pod_links().await {
             Ok(names) => names,
@@ -94,13 +139,10 @@ impl Network {
         for name in names {
             errors.extend(self.detach_pod(&name).await.err());
         }
-        let (destination, prefix_len) = pod_range;
-        let own_range = Route {
-            destination,
-            prefix_len,
-            via: Via::Unreachable,
-        };
-        errors.extend(self.delete_route(own_range).await.err());
+        for range in pod_ranges.iter() {
+            errors.extend(self.delete_route(own_range(range)).await.err());
+        }
+        errors.extend(self.sync_direct_routes(uplink, &[]).await.err());
         errors
     }
 
@@ -124,5 +166,13 @@ impl Network {
             .arp(false)
             .build();
         self.add_link(TUNNEL_NAME, message).await
+    }
+}
+
+fn own_range(range: Prefix) -> Route {
+    Route {
+        destination: range.network(),
+        prefix_len: range.length(),
+        via: Via::Unreachable,
     }
 }

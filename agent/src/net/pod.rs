@@ -8,7 +8,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use super::{
     Network, NetworkError, host_prefix,
     link::Link,
-    next_hop,
+    namespace, next_hop,
     reach::{Route, Via},
     sysctl,
 };
@@ -23,10 +23,10 @@ pub struct PodNet {
     pub netns: PathBuf,
     /// Name of the host side: [`pod_link_name`].
     pub host_link: String,
-    /// The pod's address.
-    pub address: IpAddr,
-    /// Source address with which the node's own processes reach the pod.
-    pub router_address: IpAddr,
+    /// The pod's addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Source addresses with which the node's own processes reach the pod: the node's own in its pod ranges.
+    pub router_addresses: Vec<IpAddr>,
     /// MTU of both sides.
     pub mtu_bytes: u32,
 }
@@ -58,6 +58,9 @@ impl Network {
             pod_mac: peer.ethernet()?,
             host_mac: host.ethernet()?,
         };
+        if pod.has_ipv6() {
+            namespace::run_in(&pod.netns, || sysctl::plain_ipv6(POD_SIDE)).await?;
+        }
         inside.configure_pod_side(&peer, pod, link.host_mac).await?;
         self.configure_host_side(&host, pod, link.pod_mac).await?;
         Ok(link)
@@ -113,45 +116,60 @@ impl Network {
         let loopback = self.existing_link("lo").await?;
         self.bring_up(&loopback, loopback.mtu_bytes).await?;
         self.bring_up(eth0, pod.mtu_bytes).await?;
-        self.ensure_address(eth0, pod.address).await?;
-        let gateway = next_hop(pod.address);
-        self.ensure_neighbour(eth0, gateway, host_mac).await?;
-        let via = Via::Link {
-            index: eth0.index,
-            source: None,
-        };
-        self.ensure_route(Route {
-            destination: gateway,
-            prefix_len: host_prefix(gateway),
-            via,
-        })
-        .await?;
-        let via = Via::Gateway {
-            index: eth0.index,
-            gateway,
-        };
-        self.ensure_route(Route {
-            destination: unspecified(pod.address),
-            prefix_len: 0,
-            via,
-        })
-        .await
+        for address in &pod.addresses {
+            self.ensure_address(eth0, *address).await?;
+            let gateway = next_hop(*address);
+            self.ensure_neighbour(eth0, gateway, host_mac).await?;
+            self.ensure_route(Route {
+                destination: gateway,
+                prefix_len: host_prefix(gateway),
+                via: Via::Link {
+                    index: eth0.index,
+                    source: None,
+                },
+            })
+            .await?;
+            self.ensure_route(Route {
+                destination: unspecified(*address),
+                prefix_len: 0,
+                via: Via::Gateway {
+                    index: eth0.index,
+                    gateway,
+                    source: None,
+                },
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn configure_host_side(&self, host: &Link, pod: &PodNet, pod_mac: [u8; 6]) -> Result<(), NetworkError> {
+        if pod.has_ipv6() {
+            sysctl::plain_ipv6(&host.name)?;
+        }
         self.bring_up(host, pod.mtu_bytes).await?;
         sysctl::relax_reverse_path_filter(&host.name)?;
-        self.ensure_neighbour(host, pod.address, pod_mac).await?;
-        let via = Via::Link {
-            index: host.index,
-            source: Some(pod.router_address),
-        };
-        self.ensure_route(Route {
-            destination: pod.address,
-            prefix_len: host_prefix(pod.address),
-            via,
-        })
-        .await
+        for address in &pod.addresses {
+            self.ensure_neighbour(host, *address, pod_mac).await?;
+            let routers = &pod.router_addresses;
+            let router = routers.iter().find(|router| router.is_ipv4() == address.is_ipv4());
+            self.ensure_route(Route {
+                destination: *address,
+                prefix_len: host_prefix(*address),
+                via: Via::Link {
+                    index: host.index,
+                    source: router.copied(),
+                },
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+impl PodNet {
+    fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
     }
 }
 

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{Recorder, Severity, reference},
-    pods::{address::Prefix, chain},
-    routes::desired_routes,
+    pods::chain,
+    routes::{RoutePlan, RouteSettings, direct_problems, plan_routes},
     service_health::{HealthCheck, health_checks},
     services::{NodeView, depends_on_readiness, desired_services},
     topology::Topology,
@@ -28,6 +28,7 @@ use crate::{
     api::service_health::HealthPorts,
     bpf::{Collected, Datapath, DesiredRoute, DesiredServices, SyncReport, monotonic_now},
     metrics::{SyncMetrics, Synced},
+    net::{DirectReport, Network},
     watch::Watches,
 };
 
@@ -54,10 +55,10 @@ pub struct Driver {
     pub node_name: String,
     /// Addresses that this node has for sure; those of its object in the API come on top.
     pub node_addresses: Vec<IpAddr>,
-    /// Range of all pods.
-    pub cluster_cidr: Prefix,
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// How the pods of other nodes are reached.
+    pub routes: RouteSettings,
+    /// The kernel's routes.
+    pub network: Network,
 }
 
 /// What a pass over the services found and did.
@@ -142,9 +143,13 @@ impl Driver {
 
     /// The routes there should be, as the cluster is now.
     pub fn desired_routes(&self) -> Vec<DesiredRoute> {
+        self.route_plan().map
+    }
+
+    fn route_plan(&self) -> RoutePlan {
         let nodes = self.watches.nodes.snapshot();
         let nodes = nodes.iter().map(|node| -> &Node { node });
-        desired_routes(nodes, &self.node_name, self.cluster_cidr, self.vni)
+        plan_routes(nodes, &self.node_name, &self.routes)
     }
 
     fn pass_services(&self, view: &NodeView) -> Pass {
@@ -210,6 +215,7 @@ impl Driver {
     pub async fn run_routes(self, stop: CancellationToken) {
         let mut nodes = self.watches.nodes.changes();
         let mut full = tokio::time::interval(FULL_PASS);
+        let mut reported = BTreeSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -217,7 +223,7 @@ impl Driver {
                 _ = full.tick() => {}
             }
             if self.watches.nodes.is_synced() {
-                self.pass_routes();
+                self.pass_routes(&mut reported).await;
             }
         }
     }
@@ -244,17 +250,42 @@ impl Driver {
         Ok(self.datapath.flow_collector()?.collect(monotonic_now()?)?)
     }
 
-    fn pass_routes(&self) {
+    /// The kernel's routes first: what the data path leaves to them must find them there. `reported` are the problems that
+    /// were told already.
+    async fn pass_routes(&self, reported: &mut BTreeSet<String>) {
         let begun = Instant::now();
-        let nodes = self.watches.nodes.snapshot();
-        let nodes = nodes.iter().map(|node| -> &Node { node });
-        let desired = desired_routes(nodes, &self.node_name, self.cluster_cidr, self.vni);
-        let applied = self.datapath.sync_routes(&desired);
-        self.metrics.passed(Synced::routes, begun.elapsed(), applied.is_ok());
+        let plan = self.route_plan();
+        let direct = self.network.sync_direct_routes(&self.routes.uplink, &plan.direct).await;
+        let applied = self.datapath.sync_routes(&plan.map);
+        let well = direct.is_ok() && applied.is_ok();
+        self.metrics.passed(Synced::routes, begun.elapsed(), well);
+        match direct {
+            Ok(report) => self.report_direct(&report, reported),
+            Err(error) => tracing::error!(error = chain(&error), "direct routes not applied, will be tried again"),
+        }
         match applied {
             Ok(0) => {}
-            Ok(changes) => tracing::info!(routes = desired.len(), changes, "routes applied"),
+            Ok(changes) => tracing::info!(routes = plan.map.len(), changes, "routes applied"),
             Err(error) => tracing::error!(error = chain(&error), "routes not applied, will be tried again"),
         }
+    }
+
+    /// Tells each problem once, and when it is over.
+    fn report_direct(&self, report: &DirectReport, reported: &mut BTreeSet<String>) {
+        if report.written + report.removed > 0 {
+            tracing::info!(
+                written = report.written,
+                removed = report.removed,
+                "direct routes applied"
+            );
+        }
+        let now = direct_problems(report, &self.routes.uplink);
+        for problem in now.difference(reported) {
+            tracing::warn!("{problem}");
+        }
+        for problem in reported.difference(&now) {
+            tracing::info!("no longer so: {problem}");
+        }
+        *reported = now;
     }
 }

@@ -1,155 +1,162 @@
-//! Where the pods of other nodes live: from the cluster's nodes to `ROUTES`. Pure.
+//! Where the pods of other nodes live: from the cluster's nodes to `ROUTES`, and to the kernel's own routes. Pure.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use causeway_proto::v1::Node;
 
-use super::pods::address::Prefix;
-use crate::bpf::DesiredRoute;
+use crate::{
+    bpf::{DesiredRoute, RouteMode},
+    net::{DirectReport, DirectRoute, Prefix, Ranges, Routing},
+};
 
-/// Routes to the pod ranges of all nodes but `own`, in tunnels of network `vni`. A node without range or address has none
-/// yet; a range that overlaps one of a node before it (by name) is left out, as is one that is not in `cluster`.
-pub fn desired_routes<'a>(
-    nodes: impl IntoIterator<Item = &'a Node>,
-    own: &str,
-    cluster: Prefix,
-    vni: u32,
-) -> Vec<DesiredRoute> {
-    let mut routes: Vec<(Prefix, DesiredRoute)> = Vec::new();
-    for node in nodes {
-        let name = node.metadata.as_ref().map_or("", |meta| &meta.name);
-        let (Some(range), Some(address)) = (pod_range(node), internal_address(node)) else {
-            continue;
-        };
-        if name == own {
-            continue;
-        }
-        if !cluster.contains(range.network()) || range.length() < cluster.length() {
-            tracing::warn!(node = name, %range, %cluster, "pod range is outside the cluster's; no route");
-            continue;
-        }
-        if routes
-            .iter()
-            .any(|(other, _)| other.contains(range.network()) || range.contains(other.network()))
-        {
-            tracing::warn!(node = name, %range, "pod range overlaps another node's; no route");
-            continue;
-        }
-        let address_of_range = IpAddr::V4(range.network());
-        let route = DesiredRoute {
-            address: address_of_range,
-            prefix_len: range.length(),
-            node: address,
-            vni,
-        };
-        routes.push((range, route));
-    }
-    routes.into_iter().map(|(_, route)| route).collect()
+/// What a node is told about the network between the nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteSettings {
+    /// How pods of other nodes are reached.
+    pub routing: Routing,
+    /// Interface that leads to the other nodes.
+    pub uplink: String,
+    /// Ranges of all pods.
+    pub cluster: Ranges,
+    /// This node's own pod ranges.
+    pub own: Ranges,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Further prefixes whose machines know the way to pods: packets that pods send there keep their source.
+    pub native: Vec<Prefix>,
 }
 
-/// The node's pod range, once the control plane has given it one: the first IPv4 one, whichever family the cluster prefers.
-pub fn pod_range(node: &Node) -> Option<Prefix> {
+/// Routes as they should be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RoutePlan {
+    /// In the data path's map.
+    pub map: Vec<DesiredRoute>,
+    /// In the kernel's routing table.
+    pub direct: Vec<DirectRoute>,
+}
+
+/// Routes to the pod ranges of all nodes but `own`. A node without range or address has none yet; a range that overlaps one of a
+/// node before it (by name) is left out, as is one that is not in the cluster's.
+pub fn plan_routes<'a>(nodes: impl IntoIterator<Item = &'a Node>, own: &str, settings: &RouteSettings) -> RoutePlan {
+    let mut plan = RoutePlan::default();
+    let mut known: Vec<Prefix> = Vec::new();
+    for node in nodes {
+        let name = node.metadata.as_ref().map_or("", |meta| &meta.name);
+        let Some(ranges) = pod_ranges(node).filter(|_| name != own) else {
+            continue;
+        };
+        for range in ranges.iter() {
+            if !settings.cluster.hold(&range.into()) {
+                tracing::warn!(node = name, %range, cluster = %settings.cluster, "pod range is outside the cluster's; no route");
+            } else if known.iter().any(|other| other.overlaps(range)) {
+                tracing::warn!(node = name, %range, "pod range overlaps another node's; no route");
+            } else if plan.add(range, &internal_addresses(node), settings) {
+                known.push(range);
+            }
+        }
+    }
+    let whole = settings.cluster.iter().filter(|_| settings.routing == Routing::Native);
+    for prefix in whole.chain(settings.native.iter().copied()) {
+        // A node that has all of the cluster's range is a route of its own.
+        if !known.contains(&prefix) {
+            plan.map.push(route(prefix, None, RouteMode::Native));
+            known.push(prefix);
+        }
+    }
+    plan
+}
+
+impl RoutePlan {
+    /// Adds the routes to a node's range; false when it has no address to lead to.
+    fn add(&mut self, range: Prefix, node: &[IpAddr], settings: &RouteSettings) -> bool {
+        match settings.routing {
+            Routing::Vxlan => {
+                let vni = settings.vni;
+                let Some(address) = tunnel_address(node) else {
+                    return false;
+                };
+                self.map.push(route(range, Some(address), RouteMode::Vxlan { vni }));
+            }
+            Routing::Native => {
+                let Some(&gateway) = node.iter().find(|address| address.is_ipv4() == range.is_ipv4()) else {
+                    return false;
+                };
+                self.map.push(route(range, Some(gateway), RouteMode::Native));
+                self.direct
+                    .extend(settings.own.of_family(gateway).map(|own| DirectRoute {
+                        range,
+                        gateway,
+                        source: own.router(),
+                    }));
+            }
+        }
+        true
+    }
+}
+
+fn route(prefix: Prefix, node: Option<IpAddr>, mode: RouteMode) -> DesiredRoute {
+    let unspecified = if prefix.is_ipv4() {
+        IpAddr::from([0; 4])
+    } else {
+        IpAddr::from([0; 16])
+    };
+    DesiredRoute {
+        address: prefix.network(),
+        prefix_len: prefix.length(),
+        node: node.unwrap_or(unspecified),
+        mode,
+    }
+}
+
+/// What of the direct routes is not as one might expect, in words.
+pub fn direct_problems(report: &DirectReport, uplink: &str) -> BTreeSet<String> {
+    let far = report.not_on_link.iter().map(|route| {
+        format!(
+            "node {} is not directly behind {uplink}: packets for its pods ({}) are left to the network's routers, which have to \
+             know them",
+            route.gateway, route.range
+        )
+    });
+    let others = report.others.iter().map(|route| {
+        format!(
+            "somebody else has made a route for {}, the pods of node {}: it is left as it is",
+            route.range, route.gateway
+        )
+    });
+    far.chain(others).collect()
+}
+
+/// The node's pod ranges, once the control plane has given it some, in the order of the cluster's preference.
+pub fn pod_ranges(node: &Node) -> Option<Ranges> {
     let spec = node.spec.as_ref()?;
     let texts = spec
         .pod_cidrs
         .iter()
         .chain([&spec.pod_cidr])
         .filter(|text| !text.is_empty());
-    let mut not_understood = None;
+    let mut ranges: Vec<Prefix> = Vec::new();
     for text in texts {
-        match text.parse() {
-            Ok(range) => return Some(range),
-            Err(error) => not_understood = Some(error),
+        match text.parse::<Prefix>() {
+            Ok(range) if ranges.iter().all(|other| other.is_ipv4() != range.is_ipv4()) => ranges.push(range),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "pod range not understood"),
         }
     }
-    if let Some(error) = not_understood {
-        tracing::warn!(%error, "pod range not understood");
-    }
-    None
+    Ranges::new(&ranges)
 }
 
-fn internal_address(node: &Node) -> Option<IpAddr> {
-    let addresses = &node.status.as_ref()?.addresses;
-    addresses
-        .iter()
-        .find(|address| address.r#type == "InternalIP")?
-        .address
-        .parse()
-        .ok()
+/// Where a node's tunnel ends: over IPv4 if both can, whose headers are smaller.
+pub fn tunnel_address(addresses: &[IpAddr]) -> Option<IpAddr> {
+    let ipv4 = addresses.iter().find(|address| address.is_ipv4());
+    ipv4.or(addresses.first()).copied()
+}
+
+fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.iter().flat_map(|status| &status.addresses);
+    let internal = addresses.filter(|address| address.r#type == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok()).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use causeway_proto::v1::{NodeAddress, NodeSpec, NodeStatus, ObjectMeta};
-
-    use super::*;
-
-    fn node(name: &str, range: &str, address: &str) -> Node {
-        Node {
-            metadata: Some(ObjectMeta {
-                name: name.into(),
-                ..ObjectMeta::default()
-            }),
-            spec: Some(NodeSpec {
-                pod_cidr: range.into(),
-                ..NodeSpec::default()
-            }),
-            status: Some(NodeStatus {
-                addresses: vec![
-                    NodeAddress {
-                        r#type: "Hostname".into(),
-                        address: name.into(),
-                    },
-                    NodeAddress {
-                        r#type: "InternalIP".into(),
-                        address: address.into(),
-                    },
-                ],
-                ..NodeStatus::default()
-            }),
-        }
-    }
-
-    fn routes(nodes: &[Node]) -> Vec<String> {
-        let cluster = "10.244.0.0/16".parse().unwrap();
-        let routes = desired_routes(nodes, "n1", cluster, 7);
-        routes
-            .iter()
-            .map(|r| format!("{}/{} {} {}", r.address, r.prefix_len, r.node, r.vni))
-            .collect()
-    }
-
-    #[test]
-    fn other_nodes_ranges_lead_to_their_addresses() {
-        let nodes = [
-            node("n1", "10.244.1.0/24", "172.30.0.1"),
-            node("n2", "10.244.2.0/24", "172.30.0.2"),
-        ];
-        assert_eq!(routes(&nodes), ["10.244.2.0/24 172.30.0.2 7"]);
-    }
-
-    #[test]
-    fn unfinished_and_impossible_nodes_have_no_route() {
-        let nodes = [
-            node("n2", "", "172.30.0.2"),
-            node("n3", "10.244.3.0/24", "elsewhere"),
-            node("n4", "10.250.0.0/24", "172.30.0.4"),
-            node("n5", "10.0.0.0/8", "172.30.0.5"),
-            node("n6", "10.244.6.0/24", "172.30.0.6"),
-            node("n7", "10.244.6.128/25", "172.30.0.7"),
-            node("n8", "fd00::/64", "172.30.0.8"),
-        ];
-        assert_eq!(routes(&nodes), ["10.244.6.0/24 172.30.0.6 7"]);
-    }
-
-    #[test]
-    fn of_two_families_the_ipv4_range_is_taken_wherever_it_stands() {
-        let mut dual = node("a", "fd00:244::/64", "172.30.0.11");
-        assert_eq!(pod_range(&dual), None);
-        dual.spec.as_mut().unwrap().pod_cidrs = vec!["fd00:244::/64".into(), "10.244.1.0/24".into()];
-        assert_eq!(
-            pod_range(&dual).map(|range| range.to_string()),
-            Some("10.244.1.0/24".into())
-        );
-    }
-}
+#[path = "routes_tests.rs"]
+mod tests;

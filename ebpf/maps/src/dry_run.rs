@@ -135,7 +135,7 @@ fn entry(maps: &PinnedMaps, probe: &Probe) -> Result<Entry, MapsError> {
             ifindex: pod.ifindex,
         });
     }
-    if source == node.node_address || source == node.router_address || probe.source.ip().is_loopback() {
+    if node.is_own(&source) || probe.source.ip().is_loopback() {
         let is_remote = route(maps, probe.destination.ip())?.is_some();
         return Ok(Entry {
             origin: Origin::Node,

@@ -1,7 +1,7 @@
 //! Nodes on a bridged underlay, and their pods.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -9,14 +9,17 @@ use std::{
 use causeway_agent::{
     bpf::{
         BackendId, Datapath, DatapathConfig, DatapathError, DesiredBackend, DesiredPod, DesiredRoute, DesiredService,
-        DesiredServices, MapSizes, TcAttachment, VipId, remove_pins,
+        DesiredServices, MapSizes, RouteMode, TcAttachment, VipId, remove_pins,
     },
-    net::{Network, NodeNetConfig, PodLink, PodNet, Tunnel, pod_link_name},
+    net::{DirectRoute, Network, NodeNetConfig, PodLink, PodNet, Prefix, Ranges, Routing, Tunnel, pod_link_name},
 };
 use causeway_maps::{PinnedMaps, Protocol, pins};
 use rtnetlink::{
     LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    packet_route::link::{InfoData, InfoKind, InfoVeth},
+    packet_route::{
+        address::AddressHeaderFlags,
+        link::{InfoData, InfoKind, InfoVeth},
+    },
 };
 
 use super::{Cgroup, Netns, TcpServer, UdpServer, connect, socket_in, unique};
@@ -33,6 +36,10 @@ pub struct Settings {
     pub nodes: u8,
     /// How programs are attached to interfaces.
     pub tc: TcAttachment,
+    /// Nodes and pods have IPv6 addresses beside those of IPv4.
+    pub ipv6: bool,
+    /// How pods of other nodes are reached.
+    pub routing: Routing,
 }
 
 impl Default for Settings {
@@ -40,6 +47,8 @@ impl Default for Settings {
         Self {
             nodes: 1,
             tc: TcAttachment::Probe,
+            ipv6: false,
+            routing: Routing::Vxlan,
         }
     }
 }
@@ -62,7 +71,7 @@ pub struct Node {
     pub tunnel: Tunnel,
     number: u8,
     cgroup: Cgroup,
-    tc: TcAttachment,
+    settings: Settings,
     datapath: Option<Datapath>,
     pods: Vec<DesiredPod>,
 }
@@ -83,6 +92,8 @@ pub struct Pod {
     pub netns: Netns,
     /// Its address.
     pub address: IpAddr,
+    /// Its IPv6 address, in labs that have those.
+    pub address6: Option<IpAddr>,
     /// Its veth pair.
     pub link: PodLink,
     /// What was asked for.
@@ -97,6 +108,8 @@ pub struct Outsider {
     pub netns: Netns,
     /// Its address.
     pub address: IpAddr,
+    /// Its IPv6 address.
+    pub address6: IpAddr,
 }
 
 impl Outsider {
@@ -107,7 +120,8 @@ impl Outsider {
 
     /// Connects from it.
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-        connect(self.socket(libc::SOCK_STREAM), to)
+        let socket = socket_in(&self.netns, None, domain(to.ip()), libc::SOCK_STREAM);
+        connect(socket, to)
     }
 }
 
@@ -117,14 +131,36 @@ impl Lab {
         let underlay = Netns::new();
         underlay.block_on(make_bridge);
         let nodes: Vec<_> = (1..=settings.nodes)
-            .map(|number| Node::new(number, &underlay, settings.tc))
+            .map(|number| Node::new(number, &underlay, settings))
             .collect();
-        for node in &nodes {
-            let others = nodes.iter().filter(|other| other.number != node.number);
-            let routes: Vec<_> = others.map(Node::route).collect();
-            node.datapath().sync_routes(&routes).expect("routes to the other nodes");
+        let lab = Self { nodes, underlay };
+        for node in &lab.nodes {
+            lab.connect_to_others(node);
         }
-        Self { nodes, underlay }
+        lab
+    }
+
+    /// Gives a node its routes to the others, as its settings want them.
+    fn connect_to_others(&self, node: &Node) {
+        let others = || self.nodes.iter().filter(|other| other.number != node.number);
+        let routes: Vec<_> = others().flat_map(|other| other.routes(node.settings.routing)).collect();
+        node.datapath().sync_routes(&routes).expect("routes to the other nodes");
+        let direct: Vec<_> = match node.settings.routing {
+            Routing::Vxlan => Vec::new(),
+            Routing::Native => others().flat_map(|other| node.direct_routes(other)).collect(),
+        };
+        node.netns
+            .block_on(|| async { Network::new()?.sync_direct_routes(UPLINK, &direct).await })
+            .expect("direct routes to the other nodes");
+    }
+
+    /// Changes how a node reaches the others' pods, as an agent that is started with another setting.
+    pub fn change_routing(&mut self, node: usize, routing: Routing) {
+        let changed = &mut self.nodes[node];
+        changed.settings.routing = routing;
+        changed.make_network();
+        changed.open().expect("the data path");
+        self.connect_to_others(&self.nodes[node]);
     }
 
     /// One node.
@@ -154,8 +190,13 @@ impl Lab {
         let address = underlay_address(number);
         self.underlay
             .block_on(|| plug(format!("cw-port{number}"), descriptor, address));
-        netns.block_on(|| address_uplink(address));
-        Outsider { netns, address }
+        let address6 = underlay_address6(number);
+        netns.block_on(|| address_uplink(vec![(address, 24), (address6, 64)]));
+        Outsider {
+            netns,
+            address,
+            address6,
+        }
     }
 
     /// The namespace of the bridge.
@@ -198,16 +239,15 @@ async fn plug(port: String, node: i32, address: IpAddr) {
     handle.link().set(change).execute().await.expect("a port of the bridge");
 }
 
-async fn address_uplink(address: IpAddr) {
+async fn address_uplink(addresses: Vec<(IpAddr, u8)>) {
     let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
     tokio::spawn(connection);
     let uplink = index(UPLINK);
-    handle
-        .address()
-        .add(uplink, address, 24)
-        .execute()
-        .await
-        .expect("an address for the uplink");
+    for (address, prefix_len) in addresses {
+        let mut request = handle.address().add(uplink, address, prefix_len);
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request.execute().await.expect("an address for the uplink");
+    }
     for link in [uplink, index("lo")] {
         handle
             .link()
@@ -223,16 +263,17 @@ fn index(link: &str) -> u32 {
 }
 
 impl Node {
-    fn new(number: u8, underlay: &Netns, tc: TcAttachment) -> Self {
+    fn new(number: u8, underlay: &Netns, settings: Settings) -> Self {
         let netns = Netns::new();
         let descriptor = netns.as_fd().as_raw_fd();
         let address = underlay_address(number);
         underlay.block_on(|| plug(format!("cw-port{number}"), descriptor, address));
-        netns.block_on(|| address_uplink(address));
-        let config = net_config(number);
-        let tunnel = netns
-            .block_on(|| async { Network::new()?.ensure_node(&config).await })
-            .expect("the node's network");
+        let mut addresses = vec![(address, 24)];
+        if settings.ipv6 {
+            addresses.push((underlay_address6(number), 64));
+        }
+        netns.block_on(|| address_uplink(addresses));
+        let tunnel = make_network(&netns, number, settings);
         let cluster = format!("cwt{}-{}", std::process::id(), unique());
         let pin_dir = pins::node_dir(Path::new(pins::BPFFS), &cluster, &format!("node{number}"));
         let mut node = Self {
@@ -241,7 +282,7 @@ impl Node {
             tunnel,
             number,
             cgroup: Cgroup::new(),
-            tc,
+            settings,
             datapath: None,
             pods: Vec::new(),
         };
@@ -258,12 +299,19 @@ impl Node {
             tunnel_ifindex: self.tunnel.ifindex,
             uplink_ifindex: self.tunnel.uplink_ifindex,
             tunnel_port: VXLAN_PORT,
+            tunnel_id: 1,
             masquerade: true,
-            node_address: underlay_address(self.number),
-            router_address: self.router_address(),
+            direct_return: false,
+            xdp: None,
+            node_addresses: self.underlay_addresses(),
+            router_addresses: self.ranges().routers(),
             sizes: sizes(),
-            tc: self.tc,
+            tc: self.settings.tc,
         }
+    }
+
+    fn make_network(&mut self) {
+        self.tunnel = make_network(&self.netns, self.number, self.settings);
     }
 
     /// Opens the data path, anew or over the pins that are there.
@@ -302,14 +350,58 @@ impl Node {
         underlay_address(self.number)
     }
 
+    /// Its addresses in the underlay.
+    pub fn underlay_addresses(&self) -> Vec<IpAddr> {
+        let ipv6 = self.settings.ipv6.then(|| underlay_address6(self.number));
+        [underlay_address(self.number)].into_iter().chain(ipv6).collect()
+    }
+
+    /// Its own IPv6 address in its pod range, in labs that have those.
+    pub fn router_address6(&self) -> IpAddr {
+        pod_address6(self.number, 1)
+    }
+
+    /// Its pod ranges.
+    pub fn ranges(&self) -> Ranges {
+        ranges(self.number, self.settings.ipv6)
+    }
+
+    /// Name of its uplink.
+    pub fn uplink(&self) -> &'static str {
+        UPLINK
+    }
+
     /// Where others find its pods.
-    pub fn route(&self) -> DesiredRoute {
-        DesiredRoute {
-            address: pod_address(self.number, 0),
-            prefix_len: 24,
+    pub fn routes(&self, routing: Routing) -> Vec<DesiredRoute> {
+        let ranges = self.ranges();
+        let route = |range: Prefix| DesiredRoute {
+            address: range.network(),
+            prefix_len: range.length(),
             node: underlay_address(self.number),
-            vni: VNI,
-        }
+            mode: match routing {
+                Routing::Vxlan => RouteMode::Vxlan { vni: VNI },
+                Routing::Native => RouteMode::Native,
+            },
+        };
+        ranges.iter().map(route).collect()
+    }
+
+    /// This node's routes to another's pods, without a tunnel.
+    pub fn direct_routes(&self, other: &Self) -> Vec<DirectRoute> {
+        let pairs = other.underlay_addresses().into_iter().zip(self.ranges().routers());
+        let (ranges, number) = (other.ranges(), other.number);
+        let of_family = |gateway| {
+            ranges
+                .of_family(gateway)
+                .unwrap_or_else(|| panic!("a range of node {number}"))
+        };
+        pairs
+            .map(|(gateway, source)| DirectRoute {
+                range: of_family(gateway),
+                gateway,
+                source,
+            })
+            .collect()
     }
 
     /// Brings its services to these.
@@ -338,11 +430,12 @@ impl Node {
     pub fn add_pod(&mut self, host: u8) -> Pod {
         let netns = Netns::new();
         let address = pod_address(self.number, host);
+        let address6 = self.settings.ipv6.then(|| pod_address6(self.number, host));
         let net = PodNet {
             netns: netns.path(),
             host_link: pod_link_name(&format!("{:02x}{:02x}{:04x}", self.number, host, unique())),
-            address,
-            router_address: self.router_address(),
+            addresses: [address].into_iter().chain(address6).collect(),
+            router_addresses: self.ranges().routers(),
             mtu_bytes: self.tunnel.mtu_bytes,
         };
         let link = self
@@ -350,20 +443,21 @@ impl Node {
             .block_on(|| async { Network::new()?.attach_pod(&net).await })
             .expect("the pod's network");
         let datapath = self.datapath().clone();
-        let pod = DesiredPod {
-            address,
+        let pods = net.addresses.iter().map(|address| DesiredPod {
+            address: *address,
             ifindex: link.ifindex,
             pod_mac: link.pod_mac,
             host_mac: link.host_mac,
-        };
+        });
         self.netns
             .run(|| datapath.attach_pod(link.ifindex))
             .expect("the pod's program");
-        self.pods.push(pod);
+        self.pods.extend(pods);
         datapath.sync_pods(&self.pods).expect("the pod in its map");
         Pod {
             netns,
             address,
+            address6,
             link,
             net,
             cgroup: self.cgroup.child(&format!("pod-{host}")),
@@ -377,7 +471,7 @@ impl Node {
 
     /// Connects from a process of the node itself.
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-        connect(self.socket(libc::AF_INET, libc::SOCK_STREAM), to)
+        connect(self.socket(domain(to.ip()), libc::SOCK_STREAM), to)
     }
 }
 
@@ -403,17 +497,36 @@ impl Pod {
 
     /// Connects from one of its processes.
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-        connect(self.socket(libc::AF_INET, libc::SOCK_STREAM), to)
+        connect(self.socket(domain(to.ip()), libc::SOCK_STREAM), to)
     }
 
     /// Connects past the socket hooks.
     pub fn connect_unhooked(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-        connect(self.unhooked_socket(libc::AF_INET, libc::SOCK_STREAM), to)
+        connect(self.unhooked_socket(domain(to.ip()), libc::SOCK_STREAM), to)
     }
 
     /// Where a port of it is reached directly.
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address, port)
+    }
+
+    /// Where a port of it is reached directly over IPv6.
+    ///
+    /// # Panics
+    ///
+    /// In a lab without IPv6.
+    pub fn at6(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address6.expect("a lab with IPv6"), port)
+    }
+
+    /// Starts a TCP server that says `name` over IPv6.
+    pub fn serve_tcp6(&self, port: u16, name: &str) -> TcpServer {
+        TcpServer::start(self.socket(libc::AF_INET6, libc::SOCK_STREAM), self.at6(port), name)
+    }
+
+    /// Starts a UDP server that says `name` over IPv6.
+    pub fn serve_udp6(&self, port: u16, name: &str) -> UdpServer {
+        UdpServer::start(self.socket(libc::AF_INET6, libc::SOCK_DGRAM), self.at6(port), name)
     }
 
     /// Starts a TCP server that says `name`.
@@ -438,9 +551,16 @@ pub fn udp_service(vip: SocketAddr, port: u16, pods: &[&Pod]) -> DesiredService 
 }
 
 fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> DesiredService {
+    let address = |pod: &Pod| {
+        if vip.is_ipv4() {
+            pod.address
+        } else {
+            pod.address6.expect("a lab with IPv6")
+        }
+    };
     let backend = |pod: &&Pod| DesiredBackend {
         id: BackendId {
-            address: pod.address,
+            address: address(pod),
             port,
             protocol,
             ready_always: false,
@@ -460,14 +580,47 @@ fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> Des
     DesiredService::cluster_ip(id, format!("default/test:{}", vip.port()), backends)
 }
 
-fn net_config(number: u8) -> NodeNetConfig {
-    NodeNetConfig {
+fn make_network(netns: &Netns, number: u8, settings: Settings) -> Tunnel {
+    let cluster = if settings.ipv6 {
+        "10.244.0.0/16,fd00:244::/48"
+    } else {
+        "10.244.0.0/16"
+    };
+    let config = NodeNetConfig {
         uplink: UPLINK.to_owned(),
         vxlan_port: VXLAN_PORT,
-        cluster_range: (IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 16),
-        pod_range: (pod_address(number, 0), 24),
-        router_address: pod_address(number, 1),
+        ipv6_underlay: false,
+        routing: settings.routing,
+        cluster_ranges: cluster.parse().expect("ranges"),
+        pod_ranges: ranges(number, settings.ipv6),
+    };
+    netns
+        .block_on(|| async { Network::new()?.ensure_node(&config).await })
+        .expect("the node's network")
+}
+
+fn ranges(number: u8, ipv6: bool) -> Ranges {
+    let ipv4 = Prefix::new(pod_address(number, 0), 24);
+    let ipv6 = ipv6.then(|| Prefix::new(pod_address6(number, 0), 64));
+    let ranges: Option<Vec<_>> = [ipv4].into_iter().chain(ipv6).collect();
+    ranges.as_deref().and_then(Ranges::new).expect("ranges")
+}
+
+/// The domain of a socket for an address.
+fn domain(address: IpAddr) -> i32 {
+    if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
     }
+}
+
+fn underlay_address6(number: u8) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x30, 0, 0, 0, 0, number.into()))
+}
+
+fn pod_address6(number: u8, host: u8) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, number.into(), 0, 0, 0, host.into()))
 }
 
 fn underlay_address(number: u8) -> IpAddr {
@@ -488,6 +641,7 @@ fn sizes() -> MapSizes {
         routes: 64,
         conntrack: 4_096,
         conntrack_new: 4_096,
+        direct_flows: 1_024,
         socket_replies: 1_024,
         affinity: 1_024,
         source_ranges: 64,

@@ -90,6 +90,7 @@ impl Datapath {
             ("ROUTES", 64),
             ("CONNTRACK", entries),
             ("CONNTRACK_NEW", 4096),
+            ("DIRECT_FLOWS", 1024),
             ("SOCKET_REPLIES", 1024),
             ("AFFINITY", 1024),
             ("SOURCE_RANGES", 64),
@@ -129,8 +130,11 @@ impl Datapath {
             flags: MASQUERADE,
             node_address: parse_ip("172.30.0.11"),
             router_address: parse_ip("10.244.1.1"),
+            node_address6: parse_ip("fd00:172:30::b"),
+            router_address6: parse_ip("fd00:244:0:1::1"),
             tunnel_port_be: 8472_u16.to_be(),
             reserved: 0,
+            tunnel_id: 1,
         };
         let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map_mut("NODE")?.try_into()?;
         Ok(map.set(0, Plain(node), 0)?)

@@ -6,7 +6,7 @@ use causeway_maps::{
 };
 
 use super::*;
-use crate::bpf::{BackendId, DesiredBackend, VipId};
+use crate::bpf::{BackendId, DesiredBackend, RouteMode, VipId};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -43,7 +43,7 @@ fn wanted() -> Wanted {
             address: ip("10.244.2.0"),
             prefix_len: 24,
             node: ip("172.30.0.12"),
-            vni: 1,
+            mode: RouteMode::Vxlan { vni: 1 },
         }],
         running: BTreeMap::from([("10.244.1.2".to_owned(), "default/web-1".to_owned())]),
         bound: BTreeSet::from(["10.244.1.2".to_owned()]),

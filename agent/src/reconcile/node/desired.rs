@@ -6,7 +6,7 @@ use causeway_proto::v1::{Condition, DaemonEndpoint, DaemonEndpoints, Node, NodeS
 use prost_types::Timestamp;
 
 use super::facts::Facts;
-use crate::reconcile::pods::address::Prefix;
+use crate::net::Ranges;
 
 /// Whether pods can run here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,16 +22,17 @@ pub enum Health {
     },
 }
 
-/// The object to create when there is none; `range` is the pod range the node has from before.
-pub fn node(facts: &Facts, range: Option<Prefix>, health: &Health, now: SystemTime) -> Node {
+/// The object to create when there is none; `ranges` are the pod ranges the node has from before.
+pub fn node(facts: &Facts, ranges: Option<&Ranges>, health: &Health, now: SystemTime) -> Node {
     Node {
         metadata: Some(ObjectMeta {
             name: facts.name.clone(),
             labels: facts.labels.clone(),
             ..ObjectMeta::default()
         }),
-        spec: range.map(|range| NodeSpec {
-            pod_cidr: range.to_string(),
+        spec: ranges.map(|ranges| NodeSpec {
+            pod_cidr: ranges.primary().to_string(),
+            pod_cidrs: ranges.iter().map(|range| range.to_string()).collect(),
             ..NodeSpec::default()
         }),
         status: Some(status(facts, &NodeStatus::default(), health, now)),
@@ -127,7 +128,7 @@ mod tests {
     fn facts() -> Facts {
         Facts::gather(&Given {
             name: "node-1",
-            address: "172.30.0.2".parse().unwrap(),
+            addresses: &["172.30.0.2".parse().unwrap()],
             port: 6560,
             max_pods: 20,
             cpu_millis: None,

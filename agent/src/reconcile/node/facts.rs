@@ -28,8 +28,8 @@ pub struct Facts {
 pub struct Given<'a> {
     /// Node name.
     pub name: &'a str,
-    /// Underlay address.
-    pub address: IpAddr,
+    /// Underlay addresses, the primary one first.
+    pub addresses: &'a [IpAddr],
     /// Port of the agent's API.
     pub port: u16,
     /// Most pods at a time.
@@ -71,10 +71,8 @@ fn addresses(given: &Given<'_>) -> Vec<NodeAddress> {
         r#type: kind.to_owned(),
         address,
     };
-    vec![
-        address("InternalIP", given.address.to_string()),
-        address("Hostname", given.name.to_owned()),
-    ]
+    let internal = given.addresses.iter().map(|ip| address("InternalIP", ip.to_string()));
+    internal.chain([address("Hostname", given.name.to_owned())]).collect()
 }
 
 fn labels(name: &str, arch: &str) -> BTreeMap<String, String> {
@@ -155,7 +153,7 @@ mod tests {
     fn allocatable_follows_the_operator() {
         let given = Given {
             name: "node-1",
-            address: "172.30.0.2".parse().unwrap(),
+            addresses: &["172.30.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             port: 6560,
             max_pods: 20,
             cpu_millis: Some(500),
@@ -168,6 +166,7 @@ mod tests {
             ("500m".into(), "1024Ki".into(), "20".into())
         );
         assert_ne!(facts.capacity["memory"].value, "0Ki");
-        assert_eq!(facts.addresses[0].address, "172.30.0.2");
+        let addresses: Vec<_> = facts.addresses.iter().map(|address| address.address.as_str()).collect();
+        assert_eq!(addresses, ["172.30.0.2", "fd00::2", "node-1"]);
     }
 }

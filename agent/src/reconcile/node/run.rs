@@ -15,7 +15,7 @@ use super::{
     desired::{self, Health},
     facts::Facts,
 };
-use crate::reconcile::pods::address::Prefix;
+use crate::net::Ranges;
 
 /// Even an unchanged status is written this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub async fn run(
     client: Client,
     nodes: Store<Node>,
     facts: Facts,
-    range: Arc<OnceLock<Prefix>>,
+    ranges: Arc<OnceLock<Ranges>>,
     mut health: watch::Receiver<Health>,
 ) {
     let mut changes = nodes.changes();
@@ -34,7 +34,7 @@ pub async fn run(
     nodes.synced().await;
     loop {
         let wanted = health.borrow_and_update().clone();
-        let wait = match reconcile(&client, &nodes, &facts, range.get().copied(), &wanted).await {
+        let wait = match reconcile(&client, &nodes, &facts, ranges.get(), &wanted).await {
             Ok(()) => {
                 backoff.reset();
                 reported = false;
@@ -59,12 +59,12 @@ async fn reconcile(
     client: &Client,
     nodes: &Store<Node>,
     facts: &Facts,
-    range: Option<Prefix>,
+    ranges: Option<&Ranges>,
     health: &Health,
 ) -> Result<(), ClientError> {
     let Some(present) = nodes.get("", &facts.name) else {
         return match client
-            .create(desired::node(facts, range, health, SystemTime::now()))
+            .create(desired::node(facts, ranges, health, SystemTime::now()))
             .await
         {
             Ok(_) => {

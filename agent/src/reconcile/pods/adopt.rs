@@ -1,9 +1,6 @@
 //! What to make of a pod this node does not remember: new, or here before its record was lost. Pure.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    time::SystemTime,
-};
+use std::{net::IpAddr, time::SystemTime};
 
 use causeway_proto::v1::{ContainerStatus, Pod};
 
@@ -17,7 +14,7 @@ use crate::runtime::{Exit, ExitReason, SandboxState};
 /// ended and what was ready.
 pub fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> Record {
     let mut record = Record::new(pod, now);
-    record.address = stray.and_then(address_of);
+    record.addresses = stray.map(addresses_of).unwrap_or_default();
     let status = record.pod.status.clone().unwrap_or_default();
     let ended = matches!(status.phase.as_str(), "Succeeded" | "Failed");
     if ended || stray.is_some() {
@@ -30,17 +27,13 @@ pub fn first_record(pod: Pod, stray: Option<&SandboxState>, now: SystemTime) -> 
     record
 }
 
-/// The IPv4 address a sandbox was made with.
-pub fn address_of(sandbox: &SandboxState) -> Option<Ipv4Addr> {
+/// The addresses a sandbox was made with.
+pub fn addresses_of(sandbox: &SandboxState) -> Vec<IpAddr> {
     sandbox
         .spec
-        .as_ref()?
-        .addresses
-        .iter()
-        .find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        })
+        .as_ref()
+        .map(|spec| spec.addresses.clone())
+        .unwrap_or_default()
 }
 
 fn remembered(status: &ContainerStatus, ended: bool, now: SystemTime) -> ContainerRecord {
@@ -134,7 +127,7 @@ mod tests {
             ..ContainerStatus::default()
         };
         let record = first_record(pod("Running", container), Some(&stray()), fixture::at(0));
-        assert_eq!(record.address, Some("10.244.0.9".parse().unwrap()));
+        assert_eq!(record.addresses, ["10.244.0.9".parse::<IpAddr>().unwrap()]);
         let web = &record.containers["web"];
         assert_eq!(
             (web.ready, web.started, web.restart_count, &web.run),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -11,7 +11,7 @@ use std::{
 use causeway_proto::client::Client;
 
 use super::{
-    address::{Allocator, Prefix, RangeFull},
+    address::{Allocator, RangeFull, Ranges},
     model::Delays,
     record::Records,
     spec::NodeSettings,
@@ -39,42 +39,62 @@ pub struct Context<M> {
     pub metrics: PodMetrics,
 }
 
-/// The address allocator, shared by all workers; what it hands out is written down by them.
+/// The address allocators, one for each family, shared by all workers; what they hand out is written down by them.
 #[derive(Debug)]
 pub struct Addresses {
-    allocator: Mutex<Allocator>,
+    allocators: Mutex<Vec<Allocator>>,
     cursor: PathBuf,
 }
 
 impl Addresses {
-    /// Addresses of `range`; `owned` are taken. Where the search goes on is kept in a file in `state_dir`.
-    pub fn new(range: Prefix, owned: BTreeMap<String, Ipv4Addr>, state_dir: &Path) -> Self {
+    /// Addresses of `ranges`; `owned` are taken. Where the search goes on is kept in a file in `state_dir`.
+    pub fn new(ranges: &Ranges, owned: &BTreeMap<String, Vec<IpAddr>>, state_dir: &Path) -> Self {
         let cursor = state_dir.join("pod-address-cursor");
-        let last = fs::read_to_string(&cursor)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let text = fs::read_to_string(&cursor).unwrap_or_default();
+        let last: Vec<IpAddr> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let allocator = |range: super::address::Prefix| {
+            let of_family = |addresses: &Vec<IpAddr>| {
+                let found = addresses.iter().find(|address| address.is_ipv4() == range.is_ipv4());
+                found.copied()
+            };
+            let owned = owned
+                .iter()
+                .filter_map(|(uid, addresses)| Some((uid.clone(), of_family(addresses)?)));
+            Allocator::new(range, owned, of_family(&last))
+        };
         Self {
-            allocator: Mutex::new(Allocator::new(range, owned, last)),
+            allocators: Mutex::new(ranges.iter().map(allocator).collect()),
             cursor,
         }
     }
 
-    /// An address for pod `uid`.
-    pub fn allocate(&self, uid: &str) -> Result<Ipv4Addr, RangeFull> {
-        let address = self.lock().allocate(uid)?;
+    /// Addresses for pod `uid`, one of each of the node's families.
+    pub fn allocate(&self, uid: &str) -> Result<Vec<IpAddr>, RangeFull> {
+        let mut allocators = self.lock();
+        let allocated: Result<Vec<_>, _> = allocators.iter_mut().map(|one| one.allocate(uid)).collect();
+        if allocated.is_err() {
+            for one in allocators.iter_mut() {
+                one.release(uid);
+            }
+        }
+        let addresses = allocated?;
+        drop(allocators);
+        let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
         // A hint only: it keeps a restarted agent from handing out the address that was released last.
-        if let Err(error) = fs::write(&self.cursor, address.to_string()) {
+        if let Err(error) = fs::write(&self.cursor, text) {
             tracing::warn!(path = %self.cursor.display(), %error, "address cursor not written");
         }
-        Ok(address)
+        Ok(addresses)
     }
 
-    /// Takes the address of pod `uid` back.
+    /// Takes the addresses of pod `uid` back.
     pub fn release(&self, uid: &str) {
-        self.lock().release(uid);
+        for one in self.lock().iter_mut() {
+            one.release(uid);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Allocator> {
-        self.allocator.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Allocator>> {
+        self.allocators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

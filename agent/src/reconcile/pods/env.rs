@@ -1,16 +1,16 @@
 //! A container's environment and command line: downward API fields and `$(VAR)` references.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use causeway_proto::v1::{Container, EnvVar, Pod};
 
 /// What the node knows about a pod that its manifest does not say.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeFacts<'a> {
-    /// `status.podIP`.
-    pub pod_ip: &'a str,
-    /// `status.hostIP`.
-    pub host_ip: &'a str,
+    /// `status.podIPs`; the first is `status.podIP`.
+    pub pod_ips: &'a [IpAddr],
+    /// `status.hostIPs`; the first is `status.hostIP`.
+    pub host_ips: &'a [IpAddr],
 }
 
 /// A container's environment cannot be made.
@@ -73,10 +73,22 @@ fn field(pod: &Pod, path: &str, facts: NodeFacts<'_>) -> Option<String> {
         "metadata.namespace" => meta.namespace,
         "metadata.uid" => meta.uid,
         "spec.nodeName" => pod.spec.as_ref().map(|spec| spec.node_name.clone()).unwrap_or_default(),
-        "status.podIP" => facts.pod_ip.to_owned(),
-        "status.hostIP" => facts.host_ip.to_owned(),
+        "status.podIP" => first(facts.pod_ips),
+        "status.podIPs" => list(facts.pod_ips),
+        "status.hostIP" => first(facts.host_ips),
+        "status.hostIPs" => list(facts.host_ips),
         _ => return None,
     })
+}
+
+fn first(addresses: &[IpAddr]) -> String {
+    addresses.first().map(IpAddr::to_string).unwrap_or_default()
+}
+
+/// With commas between them, as Kubernetes' downward API has it.
+fn list(addresses: &[IpAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(",")
 }
 
 /// Replaces `$(NAME)` by the variable's value. An unknown name stays as it is; `$$` is a dollar sign that begins no
@@ -113,13 +125,18 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use causeway_proto::v1::{EnvVarSource, ObjectFieldSelector, ObjectMeta, PodSpec};
 
     use super::*;
 
     const FACTS: NodeFacts<'_> = NodeFacts {
-        pod_ip: "10.244.0.7",
-        host_ip: "172.30.0.2",
+        pod_ips: &[
+            IpAddr::V4(Ipv4Addr::new(10, 244, 0, 7)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 7)),
+        ],
+        host_ips: &[IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2))],
     };
 
     fn pod() -> Pod {
@@ -171,6 +188,8 @@ mod tests {
             ("metadata.annotations['note']", "x"),
             ("spec.nodeName", "node-1"),
             ("status.podIP", "10.244.0.7"),
+            ("status.podIPs", "10.244.0.7,fd00:244::7"),
+            ("status.hostIPs", "172.30.0.2"),
             ("status.hostIP", "172.30.0.2"),
         ] {
             let container = Container {

@@ -1,7 +1,6 @@
 //! Carries out a pod's plan, one action after the other.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -39,8 +38,6 @@ enum ActionError {
     Address(#[from] super::address::RangeFull),
     #[error(transparent)]
     Config(#[from] spec::ConfigError),
-    #[error("the pod has no address")]
-    NoAddress,
     #[error("deleting the pod at the control plane")]
     Confirm(#[source] causeway_proto::client::ClientError),
 }
@@ -95,16 +92,14 @@ impl<M: Machine> Worker<M> {
         tracing::debug!(?action, "acting");
         match action {
             Action::AllocateAddress => {
-                let address = self.context.addresses.allocate(self.record.uid())?;
-                self.record.address = Some(address);
-                // On disk before anybody can see it.
+                self.record.addresses = self.context.addresses.allocate(self.record.uid())?;
+                // On disk before anybody can see them.
                 self.save().await?;
-                self.gate.set_address(Some(address));
+                self.gate.set_addresses(&self.record.addresses);
             }
             Action::CreateSandbox => self.create_sandbox().await?,
             Action::AttachNetwork => {
-                let address = self.record.address.ok_or(ActionError::NoAddress)?;
-                self.context.machine.attach(&self.id, address).await?;
+                self.context.machine.attach(&self.id, &self.record.addresses).await?;
                 self.attached = true;
                 self.gate.repeat();
                 self.sandbox_failures = Backoff::default();
@@ -121,15 +116,15 @@ impl<M: Machine> Worker<M> {
             Action::RemoveSandbox => {
                 self.live.values_mut().for_each(|live| live.probes = None);
                 self.attached = false;
-                self.context.machine.remove(&self.id, self.record.address).await?;
-                // The address keeps its verdict until it is given back: what the API server says of it is older.
+                self.context.machine.remove(&self.id, &self.record.addresses).await?;
+                // The addresses keep their verdict until they are given back: what the API server says of them is older.
                 self.gate.repeat();
             }
             Action::ReleaseAddress => {
-                self.gate.set_address(None);
-                let address = self.record.address.take();
+                self.gate.set_addresses(&[]);
+                let addresses = std::mem::take(&mut self.record.addresses);
                 self.save().await?;
-                if let Some(address) = address {
+                for address in addresses {
                     self.context.machine.forget_readiness(address);
                 }
                 self.context.addresses.release(self.record.uid());
@@ -141,8 +136,7 @@ impl<M: Machine> Worker<M> {
     }
 
     async fn create_sandbox(&mut self) -> Result<(), ActionError> {
-        let address = self.record.address.ok_or(ActionError::NoAddress)?;
-        let spec = spec::sandbox_spec(&self.record.pod, IpAddr::V4(address), &self.context.node)?;
+        let spec = spec::sandbox_spec(&self.record.pod, &self.record.addresses, &self.context.node)?;
         // A pod in a new sandbox begins with its init containers, whatever they did in an earlier one.
         for container in self.record.pod.spec.iter().flat_map(|spec| &spec.init_containers) {
             if let Some(record) = self.record.containers.get_mut(&container.name)
@@ -189,17 +183,12 @@ impl<M: Machine> Worker<M> {
             .containers
             .get(name)
             .map_or(0, |record| record.restart_count);
-        let pod_ip = self
-            .record
-            .address
-            .map(|address| address.to_string())
-            .unwrap_or_default();
         let spec = match spec::container_spec(
             &self.record.pod,
             container,
             attempt,
             &image,
-            &pod_ip,
+            &self.record.addresses,
             &self.context.node,
         ) {
             Ok(spec) => spec,
@@ -321,7 +310,7 @@ impl<M: Machine> Worker<M> {
         let Some(record) = self.record.containers.get(&container.name) else {
             return;
         };
-        let (Run::Running { started_at }, Some(address)) = (&record.run, self.record.address) else {
+        let (Run::Running { started_at }, Some(&address)) = (&record.run, self.record.addresses.first()) else {
             return;
         };
         // Without a probe the verdict is fixed, whatever is on record.
@@ -341,7 +330,7 @@ impl<M: Machine> Worker<M> {
             return;
         }
         let ran = now.duration_since(*started_at).unwrap_or_default();
-        let probes = match spec::container_probes(container, IpAddr::V4(address), ran, started) {
+        let probes = match spec::container_probes(container, address, ran, started) {
             Ok(probes) => probes,
             Err(error) => return self.event(Warning, "Failed", format!("probes of {}: {error}", container.name)),
         };

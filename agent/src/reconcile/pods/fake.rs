@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -130,17 +130,17 @@ impl Machine for Fake {
         Ok(())
     }
 
-    async fn attach(&self, _: &SandboxId, address: Ipv4Addr) -> Result<(), MachineError> {
+    async fn attach(&self, _: &SandboxId, addresses: &[IpAddr]) -> Result<(), MachineError> {
         let mut state = self.lock();
         if state.failing_attaches > 0 {
             state.failing_attaches -= 1;
             return Err(MachineError::NoHolder);
         }
-        state.log.push(format!("attach {address}"));
+        state.log.push(format!("attach {}", addresses[0]));
         Ok(())
     }
 
-    async fn remove(&self, _: &SandboxId, _: Option<Ipv4Addr>) -> Result<(), MachineError> {
+    async fn remove(&self, _: &SandboxId, _: &[IpAddr]) -> Result<(), MachineError> {
         let mut state = self.lock();
         state.log.push("remove".into());
         state.sandbox = None;
@@ -201,14 +201,14 @@ impl Machine for Fake {
         self.lock().reports.insert(probes.container, Arc::new(report));
     }
 
-    fn set_readiness(&self, _: Ipv4Addr, readiness: Readiness) {
+    fn set_readiness(&self, _: IpAddr, readiness: Readiness) {
         self.lock().log.push(format!(
             "ready={} terminating={}",
             readiness.ready, readiness.terminating
         ));
     }
 
-    fn forget_readiness(&self, address: Ipv4Addr) {
+    fn forget_readiness(&self, address: IpAddr) {
         self.lock().log.push(format!("forget {address}"));
     }
 }

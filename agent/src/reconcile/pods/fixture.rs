@@ -1,7 +1,7 @@
 //! Pods and views for the tests of planner and status.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime},
 };
 
@@ -61,8 +61,8 @@ pub fn fresh(pod: &Pod) -> PodView<'_> {
     };
     PodView {
         pod,
-        address: None,
-        host_ip: "172.30.0.2",
+        addresses: &[],
+        host_ips: &[IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2))],
         start_time: at(0),
         sandbox: Sandbox::Absent,
         attached: false,
@@ -77,7 +77,7 @@ pub fn fresh(pod: &Pod) -> PodView<'_> {
 /// The view of a pod with sandbox and network and no container started.
 pub fn attached(pod: &Pod) -> PodView<'_> {
     PodView {
-        address: Some(Ipv4Addr::new(10, 244, 0, 7)),
+        addresses: &[IpAddr::V4(Ipv4Addr::new(10, 244, 0, 7))],
         sandbox: Sandbox::Alive,
         attached: true,
         ..fresh(pod)

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     probe::{ProbeEvent, ProbeKind, Verdict as ProbeVerdict},
 };
 
-type Apply = Box<dyn Fn(Ipv4Addr, Readiness) + Send + Sync>;
+type Apply = Box<dyn Fn(IpAddr, Readiness) + Send + Sync>;
 
 /// The gate of one pod.
 pub struct Gate {
@@ -25,10 +25,11 @@ pub struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    address: Option<Ipv4Addr>,
+    /// None while the gate's word is not complete.
+    addresses: Vec<IpAddr>,
     terminating: bool,
     containers: BTreeMap<String, Container>,
-    applied: Option<(Ipv4Addr, Readiness)>,
+    applied: Option<Readiness>,
 }
 
 #[derive(Debug, Default)]
@@ -45,10 +46,10 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// A closed gate for a pod with these containers (those for initialisation do not count); `apply` moves the bit.
+    /// A closed gate for a pod with these containers (those for initialisation do not count); `apply` moves the bit of an address.
     pub fn new<'a>(
         containers: impl IntoIterator<Item = &'a str>,
-        apply: impl Fn(Ipv4Addr, Readiness) + Send + Sync + 'static,
+        apply: impl Fn(IpAddr, Readiness) + Send + Sync + 'static,
     ) -> Self {
         let containers = containers
             .into_iter()
@@ -67,10 +68,13 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the pod's address, once it has one.
-    pub fn set_address(&self, address: Option<Ipv4Addr>) {
+    /// Tells the pod's addresses, once it has some.
+    pub fn set_addresses(&self, addresses: &[IpAddr]) {
         let mut state = self.lock();
-        state.address = address;
+        if state.addresses != addresses {
+            addresses.clone_into(&mut state.addresses);
+            state.applied = None;
+        }
         self.settle(&mut state);
     }
 
@@ -148,14 +152,16 @@ impl Gate {
     }
 
     fn settle(&self, state: &mut State) {
-        let Some(address) = state.address else { return };
         let readiness = Readiness {
             ready: state.ready(),
             terminating: state.terminating,
         };
-        if state.applied != Some((address, readiness)) {
-            (self.apply)(address, readiness);
-            state.applied = Some((address, readiness));
+        if state.applied != Some(readiness) {
+            state
+                .addresses
+                .iter()
+                .for_each(|address| (self.apply)(*address, readiness));
+            state.applied = Some(readiness);
         }
     }
 }
@@ -178,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 7);
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 7));
 
     /// READY and TERMINATING as they were told, in order.
     type Seen = Arc<Mutex<Vec<(bool, bool)>>>;
@@ -190,7 +196,7 @@ mod tests {
             assert_eq!(address, ADDRESS);
             log.lock().unwrap().push((readiness.ready, readiness.terminating));
         });
-        gate.set_address(Some(ADDRESS));
+        gate.set_addresses(&[ADDRESS]);
         (gate, seen)
     }
 
@@ -222,6 +228,21 @@ mod tests {
         assert!(!gate.probed(0, &event("web", ProbeKind::Readiness, ProbeVerdict::Success)));
         assert!(gate.probed(0, &event("web", ProbeKind::Readiness, ProbeVerdict::Failure)));
         assert_eq!(seen.lock().unwrap().last(), Some(&(false, false)));
+    }
+
+    #[test]
+    fn all_addresses_of_a_pod_are_told() {
+        let other: IpAddr = "fd00:244::7".parse().unwrap();
+        let seen: Arc<Mutex<Vec<(IpAddr, bool)>>> = Arc::default();
+        let log = Arc::clone(&seen);
+        let gate = Gate::new(["web"], move |address, readiness| {
+            log.lock().unwrap().push((address, readiness.ready));
+        });
+        gate.running("web", 0, Verdict::default());
+        assert!(seen.lock().unwrap().is_empty());
+        gate.set_addresses(&[ADDRESS, other]);
+        gate.set_addresses(&[ADDRESS, other]);
+        assert_eq!(seen.lock().unwrap().as_slice(), [(ADDRESS, true), (other, true)]);
     }
 
     #[test]

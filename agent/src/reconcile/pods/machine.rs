@@ -1,6 +1,6 @@
 //! What the executor needs of the node, as one trait: so that its order of steps is testable without a kernel.
 
-use std::{future::Future, net::Ipv4Addr};
+use std::{future::Future, net::IpAddr};
 
 use crate::{
     bpf::Readiness,
@@ -41,14 +41,10 @@ pub trait Machine: Send + Sync + 'static {
     fn create_sandbox(&self, spec: SandboxSpec) -> impl Future<Output = Result<(), MachineError>> + Send;
 
     /// Gives the living sandbox its network and data path, or finds them in order; disturbs no traffic.
-    fn attach(&self, id: &SandboxId, address: Ipv4Addr) -> impl Future<Output = Result<(), MachineError>> + Send;
+    fn attach(&self, id: &SandboxId, addresses: &[IpAddr]) -> impl Future<Output = Result<(), MachineError>> + Send;
 
     /// Removes data path, network and sandbox. Goes on after an error and reports the first.
-    fn remove(
-        &self,
-        id: &SandboxId,
-        address: Option<Ipv4Addr>,
-    ) -> impl Future<Output = Result<(), MachineError>> + Send;
+    fn remove(&self, id: &SandboxId, addresses: &[IpAddr]) -> impl Future<Output = Result<(), MachineError>> + Send;
 
     /// The image called `reference`, from the node's store.
     fn image(&self, reference: &str) -> impl Future<Output = Result<Image, ImageError>> + Send;
@@ -77,8 +73,8 @@ pub trait Machine: Send + Sync + 'static {
     ) -> Self::Probes;
 
     /// Tells the data path whether the pod takes connections. Takes effect before it returns; does not block.
-    fn set_readiness(&self, address: Ipv4Addr, readiness: Readiness);
+    fn set_readiness(&self, address: IpAddr, readiness: Readiness);
 
     /// Forgets what was said of an address that no pod has any more.
-    fn forget_readiness(&self, address: Ipv4Addr);
+    fn forget_readiness(&self, address: IpAddr);
 }

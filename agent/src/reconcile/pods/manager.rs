@@ -11,7 +11,7 @@ use tokio::{sync::broadcast, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    adopt::{address_of, first_record},
+    adopt::{addresses_of, first_record},
     context::Context,
     execute::chain,
     inbox::Inbox,
@@ -179,11 +179,11 @@ impl<M: Machine> Manager<M> {
         let strays: Vec<_> = self
             .strays
             .values()
-            .map(|state| (state.id.0.clone(), address_of(state)))
+            .map(|state| (state.id.0.clone(), addresses_of(state)))
             .collect();
-        for (uid, address) in strays {
+        for (uid, addresses) in strays {
             tracing::info!(uid, "removing a sandbox that belongs to no pod");
-            match self.context.machine.remove(&SandboxId(uid.clone()), address).await {
+            match self.context.machine.remove(&SandboxId(uid.clone()), &addresses).await {
                 Ok(()) => {
                     self.strays.remove(&uid);
                     self.context.addresses.release(&uid);

@@ -1,7 +1,7 @@
 //! What the planner and the status computation know of one pod: values only, no handles.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -146,10 +146,10 @@ pub struct Termination {
 pub struct PodView<'a> {
     /// From the API server, or from the record on disk.
     pub pod: &'a Pod,
-    /// Allocated address.
-    pub address: Option<Ipv4Addr>,
-    /// Address of the node.
-    pub host_ip: &'a str,
+    /// Allocated addresses, the primary one first.
+    pub addresses: &'a [IpAddr],
+    /// Addresses of the node, the primary one first.
+    pub host_ips: &'a [IpAddr],
     /// When this node first saw the pod.
     pub start_time: SystemTime,
     /// Holder and namespaces.

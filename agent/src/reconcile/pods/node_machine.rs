@@ -1,10 +1,6 @@
 //! The real node behind [`Machine`]: runtime, image store, network, data path and probers put together.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
@@ -36,8 +32,8 @@ pub struct NodeMachine {
     pub datapath: Datapath,
     /// READY bits.
     pub readiness: ReadinessHandle,
-    /// The node's address in its pod range.
-    pub router: Ipv4Addr,
+    /// The node's addresses in its pod ranges.
+    pub routers: Vec<IpAddr>,
     /// The node's tunnel.
     pub tunnel: Tunnel,
 }
@@ -54,7 +50,7 @@ impl Machine for NodeMachine {
         Ok(())
     }
 
-    async fn attach(&self, id: &SandboxId, address: Ipv4Addr) -> Result<(), MachineError> {
+    async fn attach(&self, id: &SandboxId, addresses: &[IpAddr]) -> Result<(), MachineError> {
         let state = self.runtime.sandbox(id).await?;
         let netns = state
             .as_ref()
@@ -63,26 +59,28 @@ impl Machine for NodeMachine {
         let net = PodNet {
             netns,
             host_link: pod_link_name(&id.0),
-            address: IpAddr::V4(address),
-            router_address: IpAddr::V4(self.router),
+            addresses: addresses.to_vec(),
+            router_addresses: self.routers.clone(),
             mtu_bytes: self.tunnel.mtu_bytes,
         };
         let link = self.network.attach_pod(&net).await.map_err(MachineError::Network)?;
-        let pod = DesiredPod {
-            address: IpAddr::V4(address),
-            ifindex: link.ifindex,
-            pod_mac: link.pod_mac,
-            host_mac: link.host_mac,
-        };
-        self.datapath.add_pod(&pod).map_err(MachineError::Datapath)?;
+        for address in addresses {
+            let pod = DesiredPod {
+                address: *address,
+                ifindex: link.ifindex,
+                pod_mac: link.pod_mac,
+                host_mac: link.host_mac,
+            };
+            self.datapath.add_pod(&pod).map_err(MachineError::Datapath)?;
+        }
         self.datapath.attach_pod(link.ifindex).map_err(MachineError::Datapath)
     }
 
-    async fn remove(&self, id: &SandboxId, address: Option<Ipv4Addr>) -> Result<(), MachineError> {
+    async fn remove(&self, id: &SandboxId, addresses: &[IpAddr]) -> Result<(), MachineError> {
         let link = pod_link_name(&id.0);
         let mut failures: Vec<MachineError> = Vec::new();
-        if let Some(address) = address {
-            let removed = self.datapath.remove_pod(IpAddr::V4(address));
+        for address in addresses {
+            let removed = self.datapath.remove_pod(*address);
             failures.extend(removed.err().map(MachineError::Datapath));
         }
         // Without its link there is no program to detach: the kernel did it.
@@ -128,16 +126,15 @@ impl Machine for NodeMachine {
         Prober::spawn(probes, exec, report)
     }
 
-    fn set_readiness(&self, address: Ipv4Addr, readiness: Readiness) {
-        let address = IpAddr::V4(address);
+    fn set_readiness(&self, address: IpAddr, readiness: Readiness) {
         self.readiness.set_ready(address, readiness.ready);
         if readiness.terminating {
             self.readiness.set_terminating(address);
         }
     }
 
-    fn forget_readiness(&self, address: Ipv4Addr) {
-        self.readiness.forget(IpAddr::V4(address));
+    fn forget_readiness(&self, address: IpAddr) {
+        self.readiness.forget(address);
     }
 }
 

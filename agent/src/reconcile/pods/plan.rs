@@ -96,7 +96,7 @@ fn run(plan: &mut Plan, view: &PodView<'_>, delays: &Delays, now: SystemTime) {
         if !plan.due(&view.sandbox_failures, &delays.retry, now) {
             return;
         }
-        if view.address.is_none() {
+        if view.addresses.is_empty() {
             plan.act(Action::AllocateAddress);
         }
         if view.sandbox != Sandbox::Alive {
@@ -211,7 +211,7 @@ fn release(plan: &mut Plan, view: &PodView<'_>) {
     if view.sandbox != Sandbox::Absent || view.attached {
         plan.act(Action::RemoveSandbox);
     }
-    if view.address.is_some() {
+    if !view.addresses.is_empty() {
         plan.act(Action::ReleaseAddress);
     }
 }

@@ -359,7 +359,7 @@ proptest! {
     ) {
         let pod = pod(policy, &["one"], &["web", "log"]);
         let mut view = PodView { sandbox, attached: is_attached, ..attached(&pod) };
-        if !has_address { view.address = None; }
+        if !has_address { view.addresses = &[]; }
         view.termination = end.map(|(since, grace, marked, confirm)| {
             Termination { since: at(since), grace: Duration::from_secs(grace), marked, confirm }
         });
@@ -382,7 +382,7 @@ proptest! {
         }
         // An address is there before anything uses it.
         if let Some(attach) = place(&Action::AttachNetwork) {
-            prop_assert!(view.address.is_some() || place(&Action::AllocateAddress).is_some_and(|at| at < attach));
+            prop_assert!(!view.addresses.is_empty() || place(&Action::AllocateAddress).is_some_and(|at| at < attach));
         }
         // The record goes last, and never while a container runs or something is held.
         if let Some(forget) = place(&Action::Forget) {

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -19,7 +19,9 @@ use super::{backoff::Backoff, model::Run};
 use crate::runtime::Exit;
 
 /// Layout of the file; another number is refused, never guessed at.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The layout before: a pod had one address, of IPv4.
+const VERSION_ONE_ADDRESS: u32 = 1;
 
 /// What is remembered of one pod.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,8 +29,12 @@ pub struct Record {
     version: u32,
     /// The pod as last seen at the API server, with the status last accepted there.
     pub pod: Pod,
-    /// Its address.
-    pub address: Option<Ipv4Addr>,
+    /// Its addresses, at most one of each family; the first is the primary one.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The address in files of [`VERSION_ONE_ADDRESS`].
+    #[serde(default, skip_serializing)]
+    address: Option<IpAddr>,
     /// When this node first saw it.
     pub start_time: SystemTime,
     /// Set once it has to go.
@@ -75,6 +81,7 @@ impl Record {
         Self {
             version: VERSION,
             pod,
+            addresses: Vec::new(),
             address: None,
             start_time: now,
             ending: None,
@@ -214,12 +221,17 @@ fn read(path: &Path) -> Result<Record, RecordError> {
         path: path.to_owned(),
         source,
     })?;
-    let record: Record = serde_json::from_slice(&bytes).map_err(|source| RecordError::Parse {
+    let mut record: Record = serde_json::from_slice(&bytes).map_err(|source| RecordError::Parse {
         path: path.to_owned(),
         source,
     })?;
     match record.version {
         VERSION => Ok(record),
+        VERSION_ONE_ADDRESS => {
+            record.version = VERSION;
+            record.addresses = record.address.take().into_iter().collect();
+            Ok(record)
+        }
         found => Err(RecordError::Version {
             path: path.to_owned(),
             found,
@@ -256,7 +268,7 @@ mod tests {
             },
             now,
         );
-        record.address = Some(Ipv4Addr::new(10, 244, 0, 5));
+        record.addresses = vec!["10.244.0.5".parse().unwrap(), "fd00:244::5".parse().unwrap()];
         record.ending = Some(Ending {
             since: now,
             grace: Duration::from_secs(30),
@@ -302,16 +314,39 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_time_of_one_address_is_understood() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        let mut old = serde_json::to_value(record("a")).unwrap();
+        old.as_object_mut().unwrap().remove("addresses");
+        old["version"] = 1.into();
+        old["address"] = "10.244.0.9".into();
+        fs::write(directory.path().join("a.json"), old.to_string()).unwrap();
+        let (loaded, errors) = records.load().unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        let addresses: Vec<IpAddr> = vec!["10.244.0.9".parse().unwrap()];
+        assert_eq!(
+            loaded,
+            [Record {
+                addresses,
+                ..record("a")
+            }]
+        );
+        records.save(&loaded[0]).unwrap();
+        assert_eq!(records.get("a").unwrap().as_ref(), loaded.first());
+    }
+
+    #[test]
     fn another_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::open(directory.path()).unwrap();
         records
             .save(&Record {
-                version: 2,
+                version: 3,
                 ..record("a")
             })
             .unwrap();
         let (_, errors) = records.load().unwrap();
-        assert!(matches!(errors.as_slice(), [RecordError::Version { found: 2, .. }]));
+        assert!(matches!(errors.as_slice(), [RecordError::Version { found: 3, .. }]));
     }
 }

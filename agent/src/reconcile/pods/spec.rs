@@ -50,8 +50,8 @@ pub enum ConfigError {
 /// What holds for every pod of the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeSettings {
-    /// `status.hostIP`.
-    pub host_ip: String,
+    /// Addresses of the node, the primary one (`status.hostIP`) first.
+    pub host_ips: Vec<IpAddr>,
     /// Memory of the machine, in bytes.
     pub memory_bytes: u64,
     /// Text of the pods' `/etc/resolv.conf`.
@@ -61,7 +61,7 @@ pub struct NodeSettings {
 }
 
 /// The sandbox of a pod.
-pub fn sandbox_spec(pod: &Pod, address: IpAddr, node: &NodeSettings) -> Result<SandboxSpec, ConfigError> {
+pub fn sandbox_spec(pod: &Pod, addresses: &[IpAddr], node: &NodeSettings) -> Result<SandboxSpec, ConfigError> {
     let meta = pod.metadata.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     Ok(SandboxSpec {
@@ -69,7 +69,7 @@ pub fn sandbox_spec(pod: &Pod, address: IpAddr, node: &NodeSettings) -> Result<S
         uid: meta.uid,
         namespace: meta.namespace,
         name: meta.name,
-        addresses: vec![address],
+        addresses: addresses.to_vec(),
         resolv_conf: node.resolv_conf.clone(),
         resources: Resources {
             pids_limit: node.pids_limit,
@@ -95,14 +95,14 @@ pub fn container_spec(
     container: &Container,
     attempt: u32,
     image: &Image,
-    pod_ip: &str,
+    addresses: &[IpAddr],
     node: &NodeSettings,
 ) -> Result<ContainerSpec, ConfigError> {
     let meta = pod.metadata.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     let facts = NodeFacts {
-        pod_ip,
-        host_ip: &node.host_ip,
+        pod_ips: addresses,
+        host_ips: &node.host_ips,
     };
     let mut variables = env::environment(pod, container, facts)?;
     if variables.iter().all(|(name, _)| name != "HOSTNAME") {

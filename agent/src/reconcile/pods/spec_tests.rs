@@ -9,7 +9,7 @@ use crate::image::{ImageConfig, Rootfs};
 
 fn node() -> NodeSettings {
     NodeSettings {
-        host_ip: "172.30.0.2".into(),
+        host_ips: vec!["172.30.0.2".parse().unwrap()],
         memory_bytes: 1 << 30,
         resolv_conf: "nameserver 192.0.2.1\n".into(),
         pids_limit: Some(100),
@@ -67,7 +67,7 @@ fn manifest_and_image_together_say_what_runs() {
         value_from: None,
     }];
     container.args = vec!["--a=$(A)".into(), "--host=$(HOSTNAME)".into()];
-    let spec = container_spec(&pod, &container, 3, &image(), "10.244.0.7", &node()).unwrap();
+    let spec = container_spec(&pod, &container, 3, &image(), &["10.244.0.7".parse().unwrap()], &node()).unwrap();
     assert_eq!(
         (spec.name.as_str(), spec.attempt, spec.image_id.as_str()),
         ("web", 3, "sha256:1")
@@ -91,7 +91,7 @@ fn a_host_name_of_the_manifests_own_wins() {
         value: "mine".into(),
         value_from: None,
     }];
-    let spec = container_spec(&pod, &container, 0, &image(), "", &node()).unwrap();
+    let spec = container_spec(&pod, &container, 0, &image(), &[], &node()).unwrap();
     let names: Vec<_> = spec
         .env
         .iter()
@@ -109,7 +109,7 @@ fn a_container_without_a_program_is_refused() {
         config: ImageConfig::default(),
         ..image()
     };
-    let error = container_spec(&pod, container, 0, &image, "", &node()).unwrap_err();
+    let error = container_spec(&pod, container, 0, &image, &[], &node()).unwrap_err();
     assert_eq!(error, ConfigError::NoCommand("demo".into()));
 }
 

@@ -32,19 +32,15 @@ pub fn status(view: &PodView<'_>, before: &PodStatus, restart: &Policy, now: Sys
         (Some(trouble), None) => (trouble.reason.clone(), trouble.message.clone()),
         _ => (String::new(), String::new()),
     };
-    let pod_ip = view.address.map(|address| address.to_string()).unwrap_or_default();
+    let pod_ips: Vec<_> = view.addresses.iter().map(|ip| PodIp { ip: ip.to_string() }).collect();
     PodStatus {
         phase: phase.to_owned(),
         conditions: conditions(view, finished, &containers, &before.conditions, now),
         message,
         reason,
-        host_ip: view.host_ip.to_owned(),
-        pod_ips: if pod_ip.is_empty() {
-            Vec::new()
-        } else {
-            vec![PodIp { ip: pod_ip.clone() }]
-        },
-        pod_ip,
+        host_ip: view.host_ips.first().map(ToString::to_string).unwrap_or_default(),
+        pod_ip: pod_ips.first().map(|first| first.ip.clone()).unwrap_or_default(),
+        pod_ips,
         start_time: Some(before.start_time.unwrap_or_else(|| stamp(view.start_time))),
         container_statuses: containers,
         init_container_statuses: init,

@@ -184,7 +184,7 @@ impl<M: Machine> Worker<M> {
             self.observe_container(&container, init, state.as_ref(), now);
         }
         // Only now is the gate's word complete: an agent that starts must not take pods out of service.
-        self.gate.set_address(self.record.address);
+        self.gate.set_addresses(&self.record.addresses);
         Ok(())
     }
 
@@ -273,8 +273,8 @@ impl<M: Machine> Worker<M> {
         };
         PodView {
             pod: &self.record.pod,
-            address: self.record.address,
-            host_ip: &self.context.node.host_ip,
+            addresses: &self.record.addresses,
+            host_ips: &self.context.node.host_ips,
             start_time: self.record.start_time,
             sandbox: self.sandbox,
             attached: self.attached,

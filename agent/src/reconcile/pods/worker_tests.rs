@@ -41,9 +41,9 @@ fn context(directory: &TempDir) -> Arc<Context<Fake>> {
         client: Client::connect("unix:///nonexistent/causeway-test.sock").unwrap(),
         recorder: Recorder::disconnected(),
         records: Records::open(directory.path()).unwrap(),
-        addresses: Addresses::new("10.244.1.0/24".parse().unwrap(), BTreeMap::new(), directory.path()),
+        addresses: Addresses::new(&"10.244.1.0/24".parse().unwrap(), &BTreeMap::new(), directory.path()),
         node: NodeSettings {
-            host_ip: "172.30.0.2".into(),
+            host_ips: vec!["172.30.0.2".parse().unwrap()],
             memory_bytes: 1 << 30,
             resolv_conf: String::new(),
             pids_limit: None,
@@ -134,7 +134,7 @@ const UP: [&str; 6] = [
 async fn a_pod_comes_up_with_the_control_plane_away() {
     let scene = Scene::new(fixture::pod("Always", &[], &["web"]), |_| {});
     scene.logged(&UP).await;
-    assert_eq!(scene.record().unwrap().address, Some(Ipv4Addr::new(10, 244, 1, 2)));
+    assert_eq!(scene.record().unwrap().addresses, [Ipv4Addr::new(10, 244, 1, 2)]);
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn a_deleted_pod_leaves_service_first_and_waits_for_the_control_plane_last
     ];
     scene.logged(&gone).await;
     // Nobody has confirmed yet: the record stays.
-    assert_eq!(scene.record().unwrap().address, None);
+    assert!(scene.record().unwrap().addresses.is_empty());
     assert!(!scene.worker.is_finished());
 }
 
@@ -317,7 +317,7 @@ fn running_sandbox() -> SandboxState {
 
 fn old_record(pod: Pod) -> Record {
     let mut record = Record::new(pod, SystemTime::now());
-    record.address = Some(Ipv4Addr::new(10, 244, 1, 9));
+    record.addresses = vec![Ipv4Addr::new(10, 244, 1, 9).into()];
     let run = Run::Running {
         started_at: SystemTime::now(),
     };

@@ -39,7 +39,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     if let Some(pod) = deliver::pod(&headers.destination) {
         return deliver::to_pod(skb, &pod);
     }
-    if deliver::node().is_some_and(|node| deliver::is_own(node, &headers.destination)) {
+    if deliver::node().is_some_and(|node| node.is_own(&headers.destination)) {
         skb.accept();
         return Outcome::TO_STACK;
     }

@@ -66,7 +66,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
 fn is_tunnel(headers: &Headers) -> bool {
     headers.protocol == protocol::UDP
         && deliver::node().is_some_and(|node| {
-            node.tunnel_port_be == headers.destination_port_be && node.node_address == headers.destination
+            node.tunnel_port_be == headers.destination_port_be && node.is_node_address(&headers.destination)
         })
 }
 

@@ -40,10 +40,14 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     if deliver::pod(&headers.source).is_none() || deliver::route(&headers.destination).is_some() {
         return Outcome::TO_STACK;
     }
+    // Without an address of the family there is nothing to hide behind.
+    let Some(node_address) = node.node_address_like(&headers.source) else {
+        return Outcome::TO_STACK;
+    };
     let is_known = if matches!(headers.fragment, Fragment::Later) {
         // Ports are in the first fragment alone; the address is the same for all.
         *translation = Translation {
-            source: node.node_address,
+            source: node_address,
             ..Translation::none(headers)
         };
         Some(false)
