@@ -13,6 +13,7 @@
 )]
 
 pub mod clock;
+pub mod datapath;
 pub mod interrupt;
 pub mod mode;
 pub mod options;
@@ -24,5 +25,6 @@ pub mod run;
 pub mod service;
 pub mod site;
 pub mod stats;
+pub mod testrun;
 pub mod usage;
 pub mod worker;

@@ -1,12 +1,12 @@
 //! `cargo xtask bench vip` runs this.
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
 use causeway_bench::{
-    interrupt,
+    datapath, interrupt,
     options::{Options, Plan},
     report, run, worker,
 };
@@ -22,6 +22,8 @@ struct Cli {
 enum What {
     /// Virtual addresses: Causeway beside iptables, nftables and no balancing.
     Vip(Options),
+    /// The data path against its goals: sockets, packets, programming.
+    Datapath(datapath::Options),
     /// A client or server of the benchmark itself.
     #[command(hide = true, name = "worker")]
     Worker { arguments: Vec<String> },
@@ -30,6 +32,7 @@ enum What {
 fn main() -> ExitCode {
     let result = match Cli::parse().what {
         What::Vip(options) => vip(&options),
+        What::Datapath(options) => measure_datapath(&options),
         What::Worker { arguments } => work(&arguments).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
@@ -38,11 +41,51 @@ fn main() -> ExitCode {
     })
 }
 
-fn vip(options: &Options) -> Result<ExitCode> {
+/// What every benchmark needs.
+fn prepare() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("this makes network namespaces and loads BPF programs: run it as root");
     }
-    interrupt::catch()?;
+    interrupt::catch()
+}
+
+/// Puts results into a document, where those of the benchmark are.
+fn put_into(document: &Path, name: &str, results: &str) -> Result<()> {
+    let text = fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
+    let new = report::replace_results(&text, name, results)
+        .with_context(|| format!("cannot change {}", document.display()))?;
+    write(document, &new)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn measure_datapath(options: &datapath::Options) -> Result<ExitCode> {
+    prepare()?;
+    let results = datapath::run(options)?;
+    let table = datapath::table(&results);
+    println!("{table}");
+    fs::create_dir_all(&options.output).with_context(|| format!("cannot make {}", options.output.display()))?;
+    let json = datapath::json(&results.entries)?;
+    write(&options.output.join("datapath.json"), &json)?;
+    write(&options.output.join("datapath.txt"), &table)?;
+    write(&options.output.join("datapath.md"), &datapath::markdown(&results))?;
+    if let Some(path) = &options.json {
+        write(path, &json)?;
+    }
+    if let Some(path) = &options.document {
+        put_into(path, "datapath", &datapath::markdown(&results))?;
+    }
+    if results.refused.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("error: {} measurements were refused, see above", results.refused.len());
+    Ok(ExitCode::FAILURE)
+}
+
+fn vip(options: &Options) -> Result<ExitCode> {
+    prepare()?;
     let plan = Plan::new(options)?;
     let mut results = run::run(&plan)?;
     results.settle();
@@ -52,13 +95,10 @@ fn vip(options: &Options) -> Result<ExitCode> {
     fs::create_dir_all(&options.output).with_context(|| format!("cannot make {}", options.output.display()))?;
     report::write(&options.output, &results, &entries, &text)?;
     if let Some(path) = &options.json {
-        fs::write(path, report::json(&entries)?).with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, &report::json(&entries)?)?;
     }
     if let Some(path) = &options.document {
-        let document = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let new = report::replace_results(&document, &report::markdown(&results, &entries))
-            .with_context(|| format!("cannot change {}", path.display()))?;
-        fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))?;
+        put_into(path, "vip", &report::markdown(&results, &entries))?;
     }
     if results.refusals.is_empty() {
         return Ok(ExitCode::SUCCESS);

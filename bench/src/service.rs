@@ -12,6 +12,8 @@ pub const POD_TCP: u16 = 8080;
 pub const POD_UDP: u16 = 5353;
 /// Endpoints of each service.
 pub const ENDPOINTS: usize = 2;
+/// Namespace of all services.
+pub const NAMESPACE: &str = "bench";
 /// All pods of the cluster.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// All virtual addresses.
@@ -78,6 +80,11 @@ impl ServicePort<'_> {
 }
 
 impl Service {
+    /// Its name.
+    pub fn name(&self) -> String {
+        format!("svc-{:06}", self.index)
+    }
+
     /// Its virtual address: the one after the network address for the first service, and so on.
     pub fn vip(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 1).to_bits() + self.index as u32)
@@ -91,8 +98,8 @@ impl Service {
             .into_iter()
             .flatten()
             .map(|(transport, port_name, port, target_port)| ServicePort {
-                namespace: "bench",
-                service: format!("svc-{:06}", self.index),
+                namespace: NAMESPACE,
+                service: self.name(),
                 port_name,
                 transport,
                 vip: self.vip(),

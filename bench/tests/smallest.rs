@@ -47,6 +47,17 @@ fn bench(output: &Output, rounds: u32, milliseconds: u32) -> Child {
         .unwrap()
 }
 
+fn datapath(output: &Output, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
+        .args(["datapath", "--quick", "--services", "20", "--output"])
+        .arg(&output.0)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 /// Waits for the end, with everything said on standard error.
 fn wait(mut child: Child) -> String {
     let mut said = String::new();
@@ -138,5 +149,35 @@ fn an_interrupt_leaves_nothing() {
     .unwrap();
     let said = wait(child);
     assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(traces(pid), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_smallest_datapath_run_tells_what_it_measured_and_leaves_nothing() {
+    let output = Output::new("datapath");
+    let child = datapath(&output, &["--parts", "packets,programming"]);
+    let pid = child.id();
+    let said = wait(child);
+    let text = fs::read_to_string(output.0.join("datapath.json")).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let find = |name: &str| {
+        let entry = entries.iter().find(|entry| entry["name"] == name);
+        entry.unwrap_or_else(|| panic!("no {name}: {said}"))
+    };
+    for case in ["known", "answer", "new", "not_vip"] {
+        assert!(find(&format!("tc_{case}"))["value"].as_f64().unwrap() > 0.0, "{case}");
+        let among = find(&format!("tc_{case}_20_services"));
+        assert!(
+            among["ratio"].as_f64().unwrap() > 0.0 && among["met"].is_boolean(),
+            "{case}"
+        );
+    }
+    for name in [
+        "programming_20_services_cpu",
+        "endpoint_change_20_services",
+        "readiness_flip",
+    ] {
+        assert!(find(name)["goal"].is_number(), "{name}");
+    }
     assert_eq!(traces(pid), Vec::<PathBuf>::new());
 }

@@ -69,6 +69,13 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
+    /// The data path against its goals: sockets, packets, programming; --quick for a first impression.
+    #[command(disable_help_flag = true)]
+    Datapath {
+        /// Handed on; `cargo xtask bench datapath --help` tells them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
 }
 
 #[derive(Args)]
@@ -143,7 +150,8 @@ fn run(task: Task) -> Result<ExitCode> {
             ));
             Ok(ExitCode::SUCCESS)
         }
-        Task::Bench(Bench::Vip { options }) => bench::vip(&progress, &options),
+        Task::Bench(Bench::Vip { options }) => bench::run(&progress, "vip", &options),
+        Task::Bench(Bench::Datapath { options }) => bench::run(&progress, "datapath", &options),
         Task::Lint => check::lint(&progress),
     }
 }

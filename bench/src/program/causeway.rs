@@ -1,9 +1,10 @@
-//! Causeway's maps, by the agent's own code.
+//! Causeway's maps, by the agent's own code, from the objects that the API server gives it.
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,12 +13,14 @@ use causeway_abi::{
     Address,
     service::{SCOPE_CLUSTER, ServiceKey},
 };
-use causeway_agent::bpf::{
-    BackendId, DesiredBackend, DesiredService, DesiredServices, FlowCollector, MapSizes, VipId, monotonic_now,
+use causeway_agent::{
+    bpf::{FlowCollector, MapSizes, monotonic_now},
+    reconcile::services::{NodeView, desired_services},
 };
 use causeway_maps::{AddressExt as _, PinnedMaps, Protocol, pins, shape};
+use causeway_proto::v1;
 
-use super::{Passed, Programmer};
+use super::{Passed, Programmer, objects};
 use crate::{
     service::{ENDPOINTS, Service, ServicePort, Transport},
     site::{Causeway, Site},
@@ -43,9 +46,10 @@ pub fn sizes(services: usize) -> MapSizes {
 pub struct CausewayProgrammer {
     maps: PinnedMaps,
     flows: FlowCollector,
-    desired: DesiredServices,
-    /// Where each service's ports begin in `desired`.
-    places: Vec<usize>,
+    /// The cluster as an agent knows it.
+    services: Vec<Arc<v1::Service>>,
+    endpoints: Vec<Arc<v1::Endpoints>>,
+    view: NodeView,
 }
 
 impl CausewayProgrammer {
@@ -58,14 +62,20 @@ impl CausewayProgrammer {
                 .datapath
                 .flow_collector()
                 .context("cannot open the connection table")?,
-            desired: DesiredServices::default(),
-            places: Vec::new(),
+            services: Vec::new(),
+            endpoints: Vec::new(),
+            view: objects::view(),
         })
     }
 
     /// Brings everything that is desired into the maps, as the agent does whatever has changed.
     fn sync(&self, site: &Site) -> Result<()> {
-        let report = part(site)?.datapath.sync_services(&self.desired);
+        let datapath = &part(site)?.datapath;
+        let readiness = datapath.readiness();
+        let desired = desired_services(&self.services, &self.endpoints, &self.view, |pod, listed| {
+            readiness.known(pod, listed)
+        });
+        let report = datapath.sync_services(&desired);
         match report.not_applied.first() {
             None => Ok(()),
             Some(first) => bail!("{} services not applied, the first: {first}", report.not_applied.len()),
@@ -79,10 +89,14 @@ fn part(site: &Site) -> Result<&Causeway> {
 
 impl Programmer for CausewayProgrammer {
     fn prepare(&mut self, services: &[Service]) {
-        for service in services {
-            self.places.push(self.desired.services.len());
-            self.desired.services.extend(service.ports().map(|port| desired(&port)));
-        }
+        self.services = services
+            .iter()
+            .map(|service| Arc::new(objects::service(service)))
+            .collect();
+        self.endpoints = services
+            .iter()
+            .map(|service| Arc::new(objects::endpoints(service)))
+            .collect();
     }
 
     fn program(&mut self, site: &Site, _: &[Service]) -> Result<()> {
@@ -90,9 +104,7 @@ impl Programmer for CausewayProgrammer {
     }
 
     fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()> {
-        for (offset, port) in services[changed].ports().enumerate() {
-            self.desired.services[self.places[changed] + offset] = desired(&port);
-        }
+        self.endpoints[changed] = Arc::new(objects::endpoints(&services[changed]));
         self.sync(site)
     }
 
@@ -103,11 +115,11 @@ impl Programmer for CausewayProgrammer {
 
     fn passed(&mut self, _: &Site, service: &Service, transport: Transport) -> Result<Passed> {
         let port = service.ports().find(|port| port.transport == transport);
-        let vip = vip(&port.context("a service without such a port")?);
+        let port = port.context("a service without such a port")?;
         let key = ServiceKey {
-            address: Address::from_ip(vip.address),
-            port_be: vip.port.to_be(),
-            protocol: vip.protocol.0,
+            address: Address::from_ip(port.vip.into()),
+            port_be: port.port.to_be(),
+            protocol: protocol(&port).0,
             scope: SCOPE_CLUSTER,
         };
         let entry = self
@@ -154,34 +166,9 @@ fn map_memory(site: &Site) -> Result<u64> {
     Ok(sum)
 }
 
-fn vip(port: &ServicePort<'_>) -> VipId {
-    VipId {
-        address: port.vip.into(),
-        port: port.port,
-        protocol: protocol(port),
-    }
-}
-
 fn protocol(port: &ServicePort<'_>) -> Protocol {
     match port.transport {
         Transport::Tcp => Protocol::TCP,
         Transport::Udp => Protocol::UDP,
     }
-}
-
-fn desired(port: &ServicePort<'_>) -> DesiredService {
-    let backend = |address: &Ipv4Addr| DesiredBackend {
-        id: BackendId {
-            address: IpAddr::from(*address),
-            port: port.target_port,
-            protocol: protocol(port),
-            ready_always: false,
-        },
-        ready: true,
-        terminating: false,
-        local: port.measured,
-        node: None,
-        preferred: true,
-    };
-    DesiredService::cluster_ip(vip(port), port.name(), port.endpoints.iter().map(backend).collect())
 }

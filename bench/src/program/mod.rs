@@ -6,6 +6,7 @@ mod conntrack;
 mod iptables;
 mod memory;
 mod nftables;
+mod objects;
 
 use std::{
     net::Ipv4Addr,

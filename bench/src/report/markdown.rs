@@ -11,10 +11,6 @@ use super::{
 };
 use crate::run::{Refusal, Results};
 
-/// What stands before and after results in a document.
-const BEGIN: &str = "<!-- results -->";
-const END: &str = "<!-- end of results -->";
-
 /// A table for each number of services.
 pub fn markdown(results: &Results, entries: &[Entry]) -> String {
     let mut text = format!("{}.\n", results.machine.text());
@@ -45,15 +41,23 @@ pub fn markdown(results: &Results, entries: &[Entry]) -> String {
     text
 }
 
-/// Puts results between the marks of a document, instead of what is there.
-pub fn replace_results(document: &str, results: &str) -> Result<String> {
-    let begin = document
-        .find(BEGIN)
-        .with_context(|| format!("there is no line {BEGIN}"))?
-        + BEGIN.len();
-    let end = document.find(END).with_context(|| format!("there is no line {END}"))?;
-    let (Some(before), Some(after)) = (document.get(..begin), document.get(end..).filter(|_| begin <= end)) else {
-        bail!("{END} stands before {BEGIN}");
+/// Puts the results of a benchmark between its marks in a document, `<!-- results of NAME -->` and `<!-- end of results of NAME -->`,
+/// instead of what is there.
+pub fn replace_results(document: &str, name: &str, results: &str) -> Result<String> {
+    let (begin, end) = (
+        format!("<!-- results of {name} -->"),
+        format!("<!-- end of results of {name} -->"),
+    );
+    let after_begin = document
+        .find(&begin)
+        .with_context(|| format!("there is no line {begin}"))?
+        + begin.len();
+    let before_end = document.find(&end).with_context(|| format!("there is no line {end}"))?;
+    let (Some(before), Some(after)) = (
+        document.get(..after_begin),
+        document.get(before_end..).filter(|_| after_begin <= before_end),
+    ) else {
+        bail!("{end} stands before {begin}");
     };
     Ok(format!("{before}\n{results}\n{after}"))
 }
@@ -91,10 +95,12 @@ mod tests {
 
     #[test]
     fn results_are_replaced_and_nothing_else() {
-        let document = "a\n<!-- results -->\nold\n<!-- end of results -->\nb\n";
-        let expected = "a\n<!-- results -->\nnew\n<!-- end of results -->\nb\n";
-        assert_eq!(replace_results(document, "new").unwrap(), expected);
-        assert_eq!(replace_results(expected, "new").unwrap(), expected);
-        assert!(replace_results("no marks", "new").is_err());
+        let of =
+            |name: &str, text: &str| format!("<!-- results of {name} -->\n{text}\n<!-- end of results of {name} -->\n");
+        let document = format!("a\n{}b\n{}c\n", of("vip", "old"), of("datapath", "other"));
+        let expected = format!("a\n{}b\n{}c\n", of("vip", "new"), of("datapath", "other"));
+        assert_eq!(replace_results(&document, "vip", "new").unwrap(), expected);
+        assert_eq!(replace_results(&expected, "vip", "new").unwrap(), expected);
+        assert!(replace_results("no marks", "vip", "new").is_err());
     }
 }

@@ -16,6 +16,7 @@ pub use entries::{Entry, entries};
 pub use json::json;
 pub use markdown::{markdown, replace_results};
 pub use table::table;
+pub(crate) use table::{number, thousands};
 
 use crate::run::Results;
 

@@ -108,7 +108,7 @@ fn footer(results: &Results) -> String {
 }
 
 /// With three or four significant digits.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     #[expect(clippy::cast_sign_loss, reason = "large values are counted, so positive")]
     match value.abs() {
         size if size >= 1_000.0 => thousands(value.round() as usize),
@@ -120,7 +120,7 @@ pub(super) fn number(value: f64) -> String {
 }
 
 /// With commas.
-pub(super) fn thousands(number: usize) -> String {
+pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

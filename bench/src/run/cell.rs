@@ -154,7 +154,7 @@ impl Performed {
                 (Measure::UdpLatencyP99, time(0.99)),
                 (Measure::CpuPerUdp, cpu_us),
             ],
-            Task::WatchFor(_) => Vec::new(),
+            Task::InTurn | Task::WatchFor(_) => Vec::new(),
         }
     }
 }
@@ -165,6 +165,7 @@ fn task_name(task: Task) -> &'static str {
         (Task::Connections, _) => "short connections",
         (Task::KeepAlive, _) => "keep-alive",
         (Task::Stream, _) => "stream",
+        (Task::InTurn, _) => "requests in turn",
         (_, Transport::Udp) => "UDP",
         (_, Transport::Tcp) => "watch",
     }

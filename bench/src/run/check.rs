@@ -15,7 +15,14 @@ const FAIR_SHARE: u64 = 5;
 const LATE: u64 = 16;
 
 /// An error says why the numbers must not be shown.
-pub(super) fn check(mode: Mode, task: Task, outcome: &Outcome, passed: Passed) -> Result<(), String> {
+pub(crate) fn check(mode: Mode, task: Task, outcome: &Outcome, passed: Passed) -> Result<(), String> {
+    answers(task, outcome)?;
+    shares(task, outcome)?;
+    path(mode, task, outcome.opened, passed)
+}
+
+/// Everybody was answered, and by the right one.
+pub(crate) fn answers(task: Task, outcome: &Outcome) -> Result<(), String> {
     if outcome.errors > 0 || outcome.wrong > 0 {
         let first = outcome.first_error.as_deref().unwrap_or("no reason given");
         return Err(format!(
@@ -26,8 +33,7 @@ pub(super) fn check(mode: Mode, task: Task, outcome: &Outcome, passed: Passed) -
     if outcome.done == 0 || (task == Task::Stream && outcome.bytes == 0) {
         return Err("nothing was answered".to_owned());
     }
-    shares(task, outcome)?;
-    path(mode, task, outcome.opened, passed)
+    Ok(())
 }
 
 /// All backends take part.
@@ -46,7 +52,7 @@ fn shares(task: Task, outcome: &Outcome) -> Result<(), String> {
 }
 
 /// Counters prove which way the packets took.
-fn path(mode: Mode, task: Task, opened: u64, passed: Passed) -> Result<(), String> {
+pub(crate) fn path(mode: Mode, task: Task, opened: u64, passed: Passed) -> Result<(), String> {
     let Passed { connections, packets } = passed;
     let says = |problem: &str| {
         Err(format!(

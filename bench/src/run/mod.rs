@@ -2,7 +2,7 @@
 
 mod cell;
 mod change;
-mod check;
+pub(crate) mod check;
 mod machine;
 mod results;
 mod rig;
@@ -25,7 +25,7 @@ use crate::{
     worker::Task,
 };
 use cell::Cell;
-use rig::Rig;
+pub(crate) use rig::Rig;
 
 /// Servers behind each measured service.
 const BACKENDS: usize = 2;

@@ -16,23 +16,23 @@ use crate::{
 };
 
 /// A node, its processes and its services. Fields are dropped in this order: processes first, namespaces last.
-pub(super) struct Rig {
+pub(crate) struct Rig {
     hooked: Option<Worker>,
     unhooked: Option<Worker>,
     servers: Vec<Worker>,
     programmer: Box<dyn Programmer>,
     /// Services as they are programmed.
-    pub(super) services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// What counters said last: nothing may pass between measurements.
     passed: HashMap<(usize, bool), Passed>,
-    pub(super) site: Site,
+    pub(crate) site: Site,
 }
 
 impl Rig {
     /// A node without services and processes.
-    pub(super) fn build(kind: SiteKind, count: usize, positions: &[Position]) -> Result<Self> {
+    pub(crate) fn build(kind: SiteKind, count: usize, positions: &[Position]) -> Result<Self> {
         let site = match kind {
-            SiteKind::Causeway => Site::with_causeway("node", BACKENDS, sizes(count))?,
+            SiteKind::Causeway => Site::with_causeway(&format!("node-{count}"), BACKENDS, sizes(count))?,
             _ => Site::plain(BACKENDS)?,
         };
         let mut programmer: Box<dyn Programmer> = match kind {
@@ -57,7 +57,7 @@ impl Rig {
     }
 
     /// Starts client and servers.
-    pub(super) fn start_workers(&mut self) -> Result<()> {
+    pub(crate) fn start_workers(&mut self) -> Result<()> {
         let cgroup = self.site.causeway.as_ref().map(|causeway| &causeway.cgroup);
         for (number, pod) in (1..).zip(&self.site.backends) {
             self.servers.push(server(pod, cgroup, number)?);
@@ -70,35 +70,35 @@ impl Rig {
     }
 
     /// Programs all services.
-    pub(super) fn program(&mut self) -> Result<()> {
+    pub(crate) fn program(&mut self) -> Result<()> {
         self.programmer.program(&self.site, &self.services)
     }
 
     /// Changes the backends of one service.
-    pub(super) fn change(&mut self, service: usize, backends: &[usize]) -> Result<()> {
+    pub(crate) fn change(&mut self, service: usize, backends: &[usize]) -> Result<()> {
         let addresses = self.site.backend_addresses();
         self.services[service].endpoints = backends.iter().map(|backend| addresses[*backend]).collect();
         self.programmer.change(&self.site, &self.services, service)
     }
 
     /// Flips a backend's readiness; false where there is no such thing.
-    pub(super) fn flip(&mut self, backend: usize, ready: bool) -> Result<bool> {
+    pub(crate) fn flip(&mut self, backend: usize, ready: bool) -> Result<bool> {
         let address = self.site.backends[backend].address;
         self.programmer.flip(&self.site, address, ready)
     }
 
     /// Bytes of kernel memory.
-    pub(super) fn memory(&self) -> Result<u64> {
+    pub(crate) fn memory(&self) -> Result<u64> {
         self.programmer.memory(&self.site)
     }
 
     /// Forgets the flows of earlier rounds.
-    pub(super) fn forget_flows(&mut self) -> Result<()> {
+    pub(crate) fn forget_flows(&mut self) -> Result<()> {
         self.programmer.forget_flows(&self.site)
     }
 
     /// The client of a mode.
-    pub(super) fn client(&mut self, mode: Mode) -> Result<&mut Worker> {
+    pub(crate) fn client(&mut self, mode: Mode) -> Result<&mut Worker> {
         let client = match mode {
             Mode::Direct | Mode::CausewaySocket => &mut self.hooked,
             _ => &mut self.unhooked,
@@ -107,7 +107,7 @@ impl Rig {
     }
 
     /// Processor time of client and servers so far.
-    pub(super) fn workers_cpu_ns(&mut self, mode: Mode) -> Result<u64> {
+    pub(crate) fn workers_cpu_ns(&mut self, mode: Mode) -> Result<u64> {
         let mut sum = self.client(mode)?.cpu_time()?;
         for server in &self.servers {
             sum += server.cpu_time()?;
@@ -116,7 +116,7 @@ impl Rig {
     }
 
     /// Whom the client calls for a task: one virtual address, or each backend.
-    pub(super) fn targets(&self, service: Option<usize>, task: Task) -> Vec<Target> {
+    pub(crate) fn targets(&self, service: Option<usize>, task: Task) -> Vec<Target> {
         let transport = transport_of(task);
         let (vip_port, pod_port) = match transport {
             Transport::Tcp => (VIP_TCP, POD_TCP),
@@ -138,7 +138,7 @@ impl Rig {
     }
 
     /// What went through a service since the last call.
-    pub(super) fn passed_since(&mut self, service: usize, transport: Transport) -> Result<Passed> {
+    pub(crate) fn passed_since(&mut self, service: usize, transport: Transport) -> Result<Passed> {
         let now = self.programmer.passed(&self.site, &self.services[service], transport)?;
         let before = self
             .passed
@@ -151,14 +151,14 @@ impl Rig {
     }
 
     /// Indexes of the services that are measured.
-    pub(super) fn measured(&self) -> Vec<usize> {
+    pub(crate) fn measured(&self) -> Vec<usize> {
         let measured = self.services.iter().filter(|service| service.measured);
         measured.map(|service| service.index).collect()
     }
 }
 
 /// The protocol of a task.
-pub(super) fn transport_of(task: Task) -> Transport {
+pub(crate) fn transport_of(task: Task) -> Transport {
     match task {
         Task::Udp => Transport::Udp,
         _ => Transport::Tcp,

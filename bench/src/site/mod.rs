@@ -11,4 +11,4 @@ mod node;
 
 pub use cgroup::Cgroup;
 pub use netns::Netns;
-pub use node::{Causeway, NODE_ADDRESS, Pod, Site};
+pub use node::{Causeway, NODE_ADDRESS, OTHER_NODE_ADDRESS, Pod, Site};

@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use causeway_agent::{
     bpf::{Datapath, DatapathConfig, DesiredPod, MapSizes, TcAttachment, remove_pins},
-    net::{Network, NodeNetConfig, PodLink, PodNet, Tunnel, pod_link_name},
+    net::{Network, NodeNetConfig, PodLink, PodNet, Routing, Tunnel, pod_link_name},
 };
-use causeway_maps::pins;
+use causeway_maps::{PinnedMaps, pins, view};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::{Cgroup, Netns, leftovers};
@@ -19,6 +19,8 @@ const UPLINK: &str = "cw-up0";
 const FAR_SIDE: &str = "cw-up1";
 /// The node's own address.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+/// Another node's address.
+pub const OTHER_NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 const VXLAN_PORT: u16 = 8472;
 /// Last part of the address of the client's pod; backends follow.
@@ -47,6 +49,13 @@ pub struct Pod {
     link: PodLink,
 }
 
+impl Pod {
+    /// Index of the host side of its interface, in the node's namespace.
+    pub fn ifindex(&self) -> u32 {
+        self.link.ifindex
+    }
+}
+
 /// The data path of a node.
 pub struct Causeway {
     /// Programs and maps.
@@ -55,6 +64,21 @@ pub struct Causeway {
     pub cgroup: Cgroup,
     /// Directory of the pins.
     pub pin_dir: PathBuf,
+}
+
+impl Causeway {
+    /// The kernel's id of one of its programs; the last one loaded, should an older one not be gone yet.
+    pub fn program(&self, name: &str) -> Result<u32> {
+        // The kernel keeps 15 characters of a name.
+        let known: String = name.chars().take(15).collect();
+        let maps = PinnedMaps::open(&self.pin_dir).context("cannot open the pinned maps")?;
+        let programs = view::programs(&maps, None).context("cannot list the programs")?;
+        let ids = programs
+            .iter()
+            .filter(|program| program.name == known)
+            .map(|program| program.id);
+        ids.max().with_context(|| format!("the program {name} is not loaded"))
+    }
 }
 
 impl std::fmt::Debug for Causeway {
@@ -91,9 +115,12 @@ impl Site {
             tunnel_ifindex: tunnel.ifindex,
             uplink_ifindex: tunnel.uplink_ifindex,
             tunnel_port: VXLAN_PORT,
+            tunnel_id: 1,
             masquerade: true,
-            node_address: NODE_ADDRESS.into(),
-            router_address: ROUTER_ADDRESS.into(),
+            direct_return: false,
+            xdp: None,
+            node_addresses: vec![NODE_ADDRESS.into()],
+            router_addresses: vec![ROUTER_ADDRESS.into()],
             sizes,
             tc: TcAttachment::Probe,
         };
@@ -148,9 +175,10 @@ impl Site {
         let config = NodeNetConfig {
             uplink: UPLINK.to_owned(),
             vxlan_port: VXLAN_PORT,
-            cluster_range: (Ipv4Addr::new(10, 244, 0, 0).into(), 16),
-            pod_range: (Ipv4Addr::new(10, 244, 1, 0).into(), 24),
-            router_address: ROUTER_ADDRESS.into(),
+            ipv6_underlay: false,
+            routing: Routing::Vxlan,
+            cluster_ranges: "10.244.0.0/16".parse()?,
+            pod_ranges: "10.244.1.0/24".parse()?,
         };
         let tunnel = node
             .block_on(|| async { Ok(Network::new()?.ensure_node(&config).await?) })
@@ -177,8 +205,8 @@ impl Pod {
         let net = PodNet {
             netns: netns.path(),
             host_link: pod_link_name(&format!("{host:08x}")),
-            address: address.into(),
-            router_address: ROUTER_ADDRESS.into(),
+            addresses: vec![address.into()],
+            router_addresses: vec![ROUTER_ADDRESS.into()],
             mtu_bytes,
         };
         let link = node

@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _};
 
 use anyhow::{Context as _, Result};
 
-use super::{Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, socket, streams};
+use super::{Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, in_turn, socket, streams};
 use crate::clock::now_ns;
 
 /// So many answers in a row by the server sought end a watch.
@@ -40,6 +40,7 @@ fn perform(job: &Job, begun: impl FnOnce() -> Result<()>) -> Result<Outcome> {
         Task::KeepAlive => connections::keep_alive(job).context("cannot wait for answers")?,
         Task::Stream => streams::stream(job),
         Task::Udp => udp(job),
+        Task::InTurn => in_turn::requests(job),
         Task::WatchFor(server) => watch(job, server, begun)?,
     })
 }

@@ -6,6 +6,7 @@
 mod client;
 mod connections;
 mod epoll;
+mod in_turn;
 mod process;
 mod server;
 mod socket;
@@ -42,6 +43,8 @@ pub enum Task {
     Stream,
     /// UDP requests from ever new sockets, one at a time; the time of each is recorded.
     Udp,
+    /// One connection to each target, one request at a time, the targets in turn; the times are recorded by target.
+    InTurn,
     /// Short connections, one at a time, until this server alone answers; tells when that began.
     WatchFor(u8),
 }
@@ -87,6 +90,9 @@ pub struct Outcome {
     pub by_server: BTreeMap<u8, u64>,
     /// Times in nanoseconds, rising, and how often each occurred (three significant digits).
     pub times: Vec<(u64, u64)>,
+    /// [`Task::InTurn`]: the same for each target.
+    #[serde(default)]
+    pub times_by_target: Vec<Vec<(u64, u64)>>,
     /// [`Task::WatchFor`]: when the first connection began that the server sought answered, with none after it answered
     /// by another (`CLOCK_MONOTONIC`).
     pub changed_at_ns: Option<u64>,
@@ -100,10 +106,9 @@ struct Record {
 
 impl Record {
     fn new() -> Self {
-        let times = Histogram::new_with_bounds(1, 60_000_000_000, 3);
         Self {
             outcome: Outcome::default(),
-            times: times.expect("one nanosecond to a minute with three digits is a valid range"),
+            times: histogram(),
         }
     }
 
@@ -133,13 +138,23 @@ impl Record {
 
     fn finish(mut self, begun_ns: u64) -> Outcome {
         self.outcome.elapsed_ns = crate::clock::now_ns() - begun_ns;
-        self.outcome.times = self
-            .times
-            .iter_recorded()
-            .map(|entry| (entry.value_iterated_to(), entry.count_since_last_iteration()))
-            .collect();
+        self.outcome.times = counted(&self.times);
         self.outcome
     }
+}
+
+/// For nanoseconds up to a minute, to three significant digits.
+fn histogram() -> Histogram<u64> {
+    let times = Histogram::new_with_bounds(1, 60_000_000_000, 3);
+    times.expect("one nanosecond to a minute with three digits is a valid range")
+}
+
+/// Values, rising, and how often each occurred.
+fn counted(times: &Histogram<u64>) -> Vec<(u64, u64)> {
+    times
+        .iter_recorded()
+        .map(|entry| (entry.value_iterated_to(), entry.count_since_last_iteration()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::{command, compile, interrupt, root, setup};
 /// The package, and its program.
 const PACKAGE: &str = "causeway-bench";
 
-/// Runs `causeway-bench vip` with these arguments, of which xtask knows nothing.
-pub fn vip(progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
+/// Runs a benchmark, `vip` or `datapath`, with these arguments, of which xtask knows nothing.
+pub fn run(progress: &Progress, benchmark: &str, arguments: &[OsString]) -> Result<ExitCode> {
     let asks_for_help = arguments
         .iter()
         .any(|argument| argument == "--help" || argument == "-h");
@@ -31,7 +31,7 @@ pub fn vip(progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
     // It removes all it has made on the way out; to wait for that, the signals that it gets must not end this process.
     interrupt::catch()?;
     let mut bench = Command::new(compile::target_dir().join("release").join(PACKAGE));
-    bench.arg("vip").args(arguments);
+    bench.arg(benchmark).args(arguments);
     let names_output = |argument: &OsString| argument.to_string_lossy().starts_with("--output");
     if !arguments.iter().any(names_output) {
         bench.arg("--output").arg(&output);

@@ -1,0 +1,236 @@
+//! What a client feels: through the virtual address against straight to the pod, and with many services against one.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Course,
+    bed::Bed,
+    entry::{Bound, Entry, Goal},
+};
+use crate::{
+    interrupt,
+    mode::Mode,
+    run::check,
+    service::{POD_TCP, Transport, VIP_TCP},
+    stats::{deviation, median, paired_ratio, quantile},
+    worker::{Job, Outcome, Target, Task},
+};
+
+/// Values of two ways, pair by pair.
+#[derive(Debug, Default)]
+struct Pairs {
+    ours: Vec<(usize, f64)>,
+    baseline: Vec<(usize, f64)>,
+}
+
+impl Pairs {
+    fn entry(&self, name: &str, title: &str, unit: &'static str) -> Result<Entry> {
+        let values = |pairs: &[(usize, f64)]| -> Vec<f64> { pairs.iter().map(|(_, value)| *value).collect() };
+        let (ours, baseline) = (values(&self.ours), values(&self.baseline));
+        let value = median(&ours).context("no values")?;
+        let reference = median(&baseline).context("no values to compare with")?;
+        let ratio = paired_ratio(&self.ours, &self.baseline).context("no ratio")?;
+        Ok(Entry::new(name, title, value, unit)
+            .against(reference, ratio)
+            .spread(deviation(&ours)))
+    }
+}
+
+/// Who is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Vip,
+    Pod,
+}
+
+pub(super) fn measure(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<()> {
+    let planned = course.plan.sockets_seconds() / 4.0;
+    // One backend, so that both ways lead to the same process.
+    let service = one.service();
+    one.rig.change(service, &[0])?;
+
+    let entry = requests(course, one);
+    course.progress.done(planned);
+    add(course, "request latency", entry, Goal::Ratio(Bound::AtMost, 1.02))?;
+
+    let entry = slices(course, one, Task::Connections, "vip_connections_per_second", "1/s");
+    course.progress.done(planned);
+    add(
+        course,
+        "connections per second",
+        entry,
+        Goal::Ratio(Bound::AtLeast, 0.95),
+    )?;
+
+    let entry = slices(course, one, Task::Stream, "vip_throughput", "Gbit/s");
+    course.progress.done(planned);
+    add(course, "throughput", entry, Goal::Ratio(Bound::AtLeast, 0.98))?;
+
+    one.rig.change(service, &[0, 1])?;
+    let entry = connect(course, one, many);
+    course.progress.done(planned);
+    add(course, "time to connect", entry, Goal::Ratio(Bound::AtMost, 1.03))
+}
+
+fn add(course: &mut Course<'_>, what: &str, entry: Result<Entry>, goal: Goal) -> Result<()> {
+    if let Some(entry) = course.keep(what, entry)? {
+        course.add(entry.goal(goal));
+    }
+    Ok(())
+}
+
+/// Both ways at once, from one process, request by request.
+fn requests(course: &mut Course<'_>, bed: &mut Bed) -> Result<Entry> {
+    let job = Job {
+        task: Task::InTurn,
+        targets: vec![target(bed, Way::Vip), target(bed, Way::Pod)],
+        milliseconds: course.plan.request_milliseconds,
+    };
+    let mut pairs = Pairs::default();
+    for round in 0..(course.plan.pairs / 4).max(3) {
+        interrupt::check()?;
+        course
+            .progress
+            .show("requests in turn, through the virtual address and to the pod");
+        bed.passed(Transport::Tcp)?;
+        let outcome = bed.rig.client(Mode::CausewaySocket)?.ask(&job)?;
+        let passed = bed.passed(Transport::Tcp)?;
+        // One connection of the two.
+        judge(
+            Mode::CausewaySocket,
+            job.task,
+            &Outcome {
+                opened: 1,
+                ..outcome.clone()
+            },
+            passed,
+        )?;
+        let [vip, pod] = outcome.times_by_target.as_slice() else {
+            bail!("the client did not tell times of both ways");
+        };
+        let p50 = |times: &[(u64, u64)]| quantile(times, 0.5).map(|time| time as f64 / 1e3).context("no times");
+        pairs.ours.push((round, p50(vip)?));
+        pairs.baseline.push((round, p50(pod)?));
+    }
+    pairs.entry(
+        "vip_request_latency_p50",
+        "request, p50, through the virtual address; baseline: to the pod",
+        "µs",
+    )
+}
+
+/// Short slices of one way and the other, now this first and now that.
+fn slices(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str, unit: &'static str) -> Result<Entry> {
+    let mut pairs = Pairs::default();
+    // The first pair warms up.
+    for round in 0..=course.plan.pairs {
+        interrupt::check()?;
+        let what = if task == Task::Stream {
+            "throughput"
+        } else {
+            "connections"
+        };
+        course
+            .progress
+            .show(&format!("{what}, pair {round} of {}", course.plan.pairs));
+        let mut ways = [Way::Vip, Way::Pod];
+        if round % 2 == 1 {
+            ways.reverse();
+        }
+        for way in ways {
+            let value = slice(bed, task, way, course.plan.slice_milliseconds)?;
+            let values = match way {
+                Way::Vip => &mut pairs.ours,
+                Way::Pod => &mut pairs.baseline,
+            };
+            if round > 0 {
+                values.push((round, value));
+            }
+        }
+    }
+    let title = match task {
+        Task::Stream => "throughput through the virtual address; baseline: to the pod",
+        _ => "short connections through the virtual address; baseline: to the pod",
+    };
+    pairs.entry(name, title, unit)
+}
+
+fn slice(bed: &mut Bed, task: Task, way: Way, milliseconds: u64) -> Result<f64> {
+    let job = Job {
+        task,
+        targets: vec![target(bed, way)],
+        milliseconds,
+    };
+    let mode = match way {
+        Way::Vip => Mode::CausewaySocket,
+        Way::Pod => Mode::Direct,
+    };
+    bed.passed(Transport::Tcp)?;
+    let outcome = bed.rig.client(mode)?.ask(&job)?;
+    let passed = bed.passed(Transport::Tcp)?;
+    judge(mode, task, &outcome, passed)?;
+    let seconds = outcome.elapsed_ns as f64 / 1e9;
+    Ok(match task {
+        Task::Stream => outcome.bytes as f64 * 8.0 / 1e9 / seconds,
+        _ => outcome.done as f64 / seconds,
+    })
+}
+
+fn judge(mode: Mode, task: Task, outcome: &Outcome, passed: crate::program::Passed) -> Result<()> {
+    check::answers(task, outcome)
+        .and_then(|()| check::path(mode, task, outcome.opened, passed))
+        .map_err(|reason| anyhow::anyhow!(reason))
+}
+
+/// The first backend, by either way.
+fn target(bed: &Bed, way: Way) -> Target {
+    let address = match way {
+        Way::Vip => std::net::SocketAddrV4::new(bed.rig.services[bed.service()].vip(), VIP_TCP),
+        Way::Pod => std::net::SocketAddrV4::new(bed.rig.site.backends[0].address, POD_TCP),
+    };
+    Target {
+        address,
+        servers: vec![1],
+    }
+}
+
+/// The time of `connect` on a node with many services against one with one.
+fn connect(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<Entry> {
+    let mut pairs = Pairs::default();
+    for round in 0..=course.plan.pairs {
+        interrupt::check()?;
+        course.progress.show(&format!(
+            "connect with many services and one, pair {round} of {}",
+            course.plan.pairs
+        ));
+        for turn in 0..2 {
+            let is_many = turn == round % 2;
+            let bed = if is_many { &mut *many } else { &mut *one };
+            let value = connect_slice(bed, course.plan.slice_milliseconds)?;
+            let values = if is_many { &mut pairs.ours } else { &mut pairs.baseline };
+            if round > 0 {
+                values.push((round, value));
+            }
+        }
+    }
+    pairs.entry(
+        &format!("connect_latency_p50_{}", many.name()),
+        &format!("connect, p50, {}; baseline: one", many.title()),
+        "µs",
+    )
+}
+
+fn connect_slice(bed: &mut Bed, milliseconds: u64) -> Result<f64> {
+    let service = bed.service();
+    let job = Job {
+        task: Task::Connect,
+        targets: bed.rig.targets(Some(service), Task::Connect),
+        milliseconds,
+    };
+    bed.passed(Transport::Tcp)?;
+    let outcome = bed.rig.client(Mode::CausewaySocket)?.ask(&job)?;
+    let passed = bed.passed(Transport::Tcp)?;
+    check::check(Mode::CausewaySocket, job.task, &outcome, passed).map_err(|reason| anyhow::anyhow!(reason))?;
+    let p50 = quantile(&outcome.times, 0.5).context("no times")?;
+    Ok(p50 as f64 / 1e3)
+}
