@@ -4,7 +4,7 @@ use causeway_abi::{
     Address,
     conntrack::{
         DIRECTION_FORWARD, DIRECTION_REPLY, Flow, FlowKey, HAIRPIN_V4, HAIRPIN_V6, TCP_CLOSING, TCP_ESTABLISHED,
-        TCP_SYN_SENT, timeout_seconds,
+        TCP_RESET, TCP_SYN_SENT, timeout_seconds,
     },
     service::{NO_BACKEND, Service, ServiceKey},
 };
@@ -164,23 +164,57 @@ pub fn hairpin_source(client: &Address) -> Address {
 }
 
 /// Ports tried for the client of a new flow, as its backend sees it.
-pub const PORT_ATTEMPTS: u32 = 5;
+pub const PORT_ATTEMPTS: u32 = 16;
+/// From this attempt on, a port may be taken from a flow that both sides have closed.
+pub const PORT_ATTEMPTS_STRICT: u32 = 8;
 
 /// The client port that the backend sees, for each attempt; network byte order.
 ///
-/// The range is one that Linux gives to no client by itself (`net.ipv4.ip_local_port_range` ends at 60999): the same client
-/// may reach the same backend directly, from a socket whose `connect` was balanced, and no table knows of that connection.
-/// The last attempt is the client's own port.
+/// It is one that Linux gives to no socket by itself (those are 32768 to 60999, `net.ipv4.ip_local_port_range`): the same
+/// client may reach the same backend directly, from a socket whose `connect` was balanced, and no table knows of that
+/// connection. Nor is it the backend's own port, which the client may have bound for the same protocol.
+///
+/// Each of Linux's ports has one of its own, the first that is tried. So a port comes back only when the client's comes back,
+/// and what the client's kernel does to make an early return safe, with sequence numbers and timestamps that go up from one
+/// connection to the next, holds for the backend too. The other attempts are for clients that bind other ports, and for
+/// those who use one port with several VIPs.
 #[inline(always)]
-pub const fn translated_port_be(port_be: u16, attempt: u32) -> u16 {
-    const FIRST: u32 = 61_000;
-    const COUNT: u32 = 65_536 - FIRST;
-    if attempt + 1 == PORT_ATTEMPTS {
-        return port_be;
+pub const fn translated_port_be(port_be: u16, backend_port_be: u16, hash: u32, attempt: u32) -> u16 {
+    let client = u16::from_be(port_be) as u32;
+    let place = if attempt == 0 && client >= EPHEMERAL && client < ABOVE {
+        client - EPHEMERAL
+    } else if attempt < PORT_ATTEMPTS_STRICT {
+        OWN + ((hash >> 1) % (PLACES - OWN) + attempt * 1_009) % (PLACES - OWN)
+    } else {
+        ((hash >> 1) % PLACES + attempt * 7_919) % PLACES
+    };
+    let port_be = port_at(place);
+    if port_be == backend_port_be {
+        port_at((place + 1) % PLACES)
+    } else {
+        port_be
     }
-    // The port in the order people read it, so that neighbouring ports stay neighbours in a trace.
-    let port = u16::from_be(port_be) as u32;
-    ((FIRST + (port + attempt * 571) % COUNT) as u16).to_be()
+}
+
+/// The first port that Linux gives to sockets by itself.
+const EPHEMERAL: u32 = 32_768;
+/// The first one above those.
+const ABOVE: u32 = 61_000;
+/// The first one below those that translated clients get; ports under it belong to servers.
+const BELOW: u32 = 1_024;
+/// How many translated clients get.
+const PLACES: u32 = EPHEMERAL - BELOW + 65_536 - ABOVE;
+/// So many of them stand for one port each.
+const OWN: u32 = ABOVE - EPHEMERAL;
+
+#[inline(always)]
+const fn port_at(place: u32) -> u16 {
+    let port = if place < EPHEMERAL - BELOW {
+        BELOW + place
+    } else {
+        ABOVE + place - (EPHEMERAL - BELOW)
+    };
+    (port as u16).to_be()
 }
 
 /// Ports tried for a flow that gets an address of the node as its source.
@@ -244,7 +278,9 @@ const fn half(address: &Address, at: usize) -> u64 {
 /// `answered` tells whether the other side was seen.
 #[inline(always)]
 pub const fn next_state(state: u8, protocol: u8, flags: u8, answered: bool) -> u8 {
-    if protocol == protocol::TCP && flags & (tcp_flags::FIN | tcp_flags::RST) != 0 {
+    if protocol == protocol::TCP && flags & tcp_flags::RST != 0 {
+        TCP_RESET
+    } else if protocol == protocol::TCP && flags & tcp_flags::FIN != 0 && state != TCP_RESET {
         TCP_CLOSING
     } else if state == TCP_SYN_SENT && answered {
         TCP_ESTABLISHED
@@ -253,16 +289,37 @@ pub const fn next_state(state: u8, protocol: u8, flags: u8, answered: bool) -> u
     }
 }
 
-/// Whether a flow has been silent for too long.
+/// Whether a state is one that a connection does not come back from.
+#[inline(always)]
+pub const fn is_closing(tcp_state: u8) -> bool {
+    matches!(tcp_state, TCP_CLOSING | TCP_RESET)
+}
+
+/// Whether half a flow has been silent for too long.
 #[inline(always)]
 pub const fn expired(flow: &Flow, protocol: u8, now_ns: u64) -> bool {
     now_ns > flow.last_seen_ns + timeout_seconds(protocol, flow.tcp_state) * 1_000_000_000
 }
 
-/// Whether a client's packet goes on with the flow that was found, or begins another with the same ports.
+/// Whether a flow with these halves is over: it lives as long as either side speaks, and closes when either has closed it.
 #[inline(always)]
-pub const fn continues(flow: &Flow, headers: &Headers, now_ns: u64) -> bool {
-    !(expired(flow, headers.protocol, now_ns) || headers.opens_connection() && flow.tcp_state == TCP_CLOSING)
+pub const fn both_expired(half: &Flow, other: &Flow, protocol: u8, now_ns: u64) -> bool {
+    let last_seen_ns = if half.last_seen_ns > other.last_seen_ns {
+        half.last_seen_ns
+    } else {
+        other.last_seen_ns
+    };
+    let (one, two) = (
+        timeout_seconds(protocol, half.tcp_state),
+        timeout_seconds(protocol, other.tcp_state),
+    );
+    now_ns > last_seen_ns + if one < two { one } else { two } * 1_000_000_000
+}
+
+/// Whether a client's packet begins another connection from the port of one that is closed.
+#[inline(always)]
+pub const fn begins_again(flow: &Flow, headers: &Headers) -> bool {
+    headers.opens_connection() && is_closing(flow.tcp_state)
 }
 
 #[cfg(test)]
@@ -339,8 +396,10 @@ mod tests {
             next(TCP_ESTABLISHED, tcp_flags::FIN | tcp_flags::ACK, true),
             TCP_CLOSING
         );
-        assert_eq!(next(TCP_SYN_SENT, tcp_flags::RST, false), TCP_CLOSING);
+        assert_eq!(next(TCP_SYN_SENT, tcp_flags::RST, false), TCP_RESET);
         assert_eq!(next(TCP_CLOSING, tcp_flags::ACK, true), TCP_CLOSING);
+        assert_eq!(next(TCP_CLOSING, tcp_flags::RST, true), TCP_RESET);
+        assert_eq!(next(TCP_RESET, tcp_flags::FIN | tcp_flags::ACK, true), TCP_RESET);
         // The byte where TCP has its flags means nothing in a UDP packet.
         assert_eq!(next_state(TCP_SYN_SENT, protocol::UDP, 0xff, true), TCP_ESTABLISHED);
     }
@@ -353,6 +412,29 @@ mod tests {
         assert!(expired(&flow(TCP_SYN_SENT, 0), protocol::UDP, 61 * second));
     }
 
+    #[test]
+    fn a_flow_is_over_when_both_sides_are_silent_or_one_has_closed() {
+        let over = |one: (u8, u64), two: (u8, u64), now: u64| {
+            let half = |(state, seen): (u8, u64)| flow(state, seen * 1_000_000_000);
+            both_expired(&half(one), &half(two), protocol::TCP, now * 1_000_000_000)
+        };
+        assert!(!over((TCP_ESTABLISHED, 0), (TCP_ESTABLISHED, 5_000), 9_000));
+        assert!(!over((TCP_ESTABLISHED, 5_000), (TCP_ESTABLISHED, 0), 9_000));
+        assert!(over((TCP_ESTABLISHED, 5_000), (TCP_ESTABLISHED, 0), 13_001));
+        assert!(over((TCP_ESTABLISHED, 0), (TCP_CLOSING, 0), 61));
+        assert!(!over((TCP_ESTABLISHED, 2), (TCP_CLOSING, 0), 61));
+    }
+
+    #[test]
+    fn every_port_that_linux_gives_away_has_a_translation_of_its_own() {
+        let backend_port_be = 443_u16.to_be();
+        let ports: BTreeSet<u16> = (32_768..61_000_u16)
+            .map(|port| u16::from_be(translated_port_be(port.to_be(), backend_port_be, 0, 0)))
+            .collect();
+        assert_eq!(ports.len(), 61_000 - 32_768);
+        assert_eq!((ports.first(), ports.last()), (Some(&1_024), Some(&29_255)));
+    }
+
     proptest! {
         #[test]
         fn node_ports_are_in_their_range_and_differ(hash in any::<u32>()) {
@@ -362,14 +444,18 @@ mod tests {
         }
 
         #[test]
-        fn translated_ports_are_out_of_the_clients_range_and_differ(port_be in any::<u16>()) {
-            let own = u16::from_be(port_be);
-            let ports: std::vec::Vec<u16> =
-                (0..PORT_ATTEMPTS).map(|attempt| u16::from_be(translated_port_be(port_be, attempt))).collect();
-            let (last, others) = ports.split_last().unwrap();
-            prop_assert_eq!(*last, own);
-            prop_assert!(others.iter().all(|port| *port >= 61_000));
-            prop_assert_eq!(others.iter().collect::<BTreeSet<_>>().len(), others.len());
+        fn translated_ports_are_none_of_a_sockets_and_differ(
+            port_be in any::<u16>(), backend_port_be in any::<u16>(), hash in any::<u32>()
+        ) {
+            let ports: std::vec::Vec<u16> = (0..PORT_ATTEMPTS)
+                .map(|attempt| u16::from_be(translated_port_be(port_be, backend_port_be, hash, attempt)))
+                .collect();
+            for port in &ports {
+                prop_assert!((1_024..32_768).contains(port) || *port >= 61_000, "{port}");
+                prop_assert_ne!(port.to_be(), backend_port_be);
+            }
+            // Steps over the backend's port and overlapping ranges may make two the same.
+            prop_assert!(ports.iter().collect::<BTreeSet<_>>().len() >= PORT_ATTEMPTS as usize / 2);
         }
     }
 

@@ -225,8 +225,8 @@ fn options_and_extension_headers_do_not_hide_a_service() -> Result<()> {
     let options = Frame::tcp("10.244.1.5:40000", "10.96.0.10:80", tcp::SYN).options(&[1; 12]);
     let extensions = Frame::tcp("[fd00:1::5]:40000", "[fd00:96::10]:80", tcp::SYN).extensions(3);
     for (frame, path) in [
-        (options, "10.244.1.5:64712 > 10.244.2.9:8080"),
-        (extensions, "[fd00:1::5]:64712 > [fd00:2::9]:8080"),
+        (options, "10.244.1.5:8256 > 10.244.2.9:8080"),
+        (extensions, "[fd00:1::5]:8256 > [fd00:2::9]:8080"),
     ] {
         let out = datapath.run("cw_from_pod", &frame.build())?;
         assert_eq!(

@@ -33,8 +33,8 @@ fn every_program_loads() -> Result<()> {
     let names = Datapath::load()?.programs().join(" ");
     assert_eq!(
         names,
-        "cw_connect4 cw_connect6 cw_from_pod cw_from_tunnel cw_from_uplink cw_getpeername4 cw_getpeername6 cw_recvmsg4 cw_recvmsg6 \
-         cw_sendmsg4 cw_sendmsg6 cw_to_tunnel cw_to_uplink"
+        "cw_connect4 cw_connect6 cw_from_pod cw_from_tunnel cw_from_uplink cw_getpeername4 cw_getpeername6 cw_measure cw_recvmsg4 cw_recvmsg6 \
+         cw_sendmsg4 cw_sendmsg6 cw_to_tunnel cw_to_uplink cw_xdp"
     );
     Ok(())
 }
@@ -51,12 +51,12 @@ fn a_packet_for_a_vip_goes_to_a_backend_and_the_answer_comes_from_the_vip() -> R
         let out = datapath.run("cw_from_pod", &make("10.244.1.5:40000", "10.96.0.10:80").build())?;
         assert_eq!(out.verdict, Verdict::Redirect);
         let there = decode(&out.frame);
-        assert_eq!(there.path(), "10.244.1.5:64712 > 10.244.1.6:8080");
+        assert_eq!(there.path(), "10.244.1.5:8256 > 10.244.1.6:8080");
         assert_eq!((there.to_mac, there.from_mac), ([2, 0, 0, 0, 1, 6], [2, 0, 0, 0, 2, 6]));
 
         // Test runs come in on one interface, so the backend's pod moves there to answer.
         datapath.pod("10.244.1.6", CLIENT_IFINDEX)?;
-        let out = datapath.run("cw_from_pod", &make("10.244.1.6:8080", "10.244.1.5:64712").build())?;
+        let out = datapath.run("cw_from_pod", &make("10.244.1.6:8080", "10.244.1.5:8256").build())?;
         assert_eq!(out.verdict, Verdict::Redirect);
         let back = decode(&out.frame);
         assert_eq!(back.path(), "10.96.0.10:80 > 10.244.1.5:40000");
@@ -81,10 +81,10 @@ fn ipv6_is_balanced_alike() -> Result<()> {
         datapath.service("[fd00:96::10]:80", protocol, &[0])?;
         assert_eq!(
             sent(&datapath, &make("[fd00:1::5]:40000", "[fd00:96::10]:80"))?,
-            "[fd00:1::5]:64712 > [fd00:1::6]:8080"
+            "[fd00:1::5]:8256 > [fd00:1::6]:8080"
         );
         assert_eq!(
-            sent(&datapath, &make("[fd00:1::6]:8080", "[fd00:1::5]:64712"))?,
+            sent(&datapath, &make("[fd00:1::6]:8080", "[fd00:1::5]:8256"))?,
             "[fd00:96::10]:80 > [fd00:1::5]:40000"
         );
     }
@@ -252,12 +252,12 @@ fn a_pod_reaches_itself_through_its_own_service() -> Result<()> {
     datapath.service("10.96.0.10:80", TCP, &[0])?;
     assert_eq!(
         sent(&datapath, &Frame::tcp("10.244.1.5:40000", "10.96.0.10:80", tcp::SYN))?,
-        "169.254.1.1:64712 > 10.244.1.5:8080"
+        "169.254.1.1:40000 > 10.244.1.5:8080"
     );
     assert_eq!(
         sent(
             &datapath,
-            &Frame::tcp("10.244.1.5:8080", "169.254.1.1:64712", tcp::SYN | tcp::ACK)
+            &Frame::tcp("10.244.1.5:8080", "169.254.1.1:40000", tcp::SYN | tcp::ACK)
         )?,
         "10.96.0.10:80 > 10.244.1.5:40000"
     );
@@ -426,7 +426,7 @@ fn a_udp_datagram_without_checksum_stays_without() -> Result<()> {
     let out = datapath.run("cw_from_pod", &frame.build())?;
     let there = decode(&out.frame);
     assert!(!there.has_checksum);
-    assert_eq!(there.path(), "10.244.1.5:64712 > 10.244.1.6:8080");
+    assert_eq!(there.path(), "10.244.1.5:8256 > 10.244.1.6:8080");
     Ok(())
 }
 

@@ -36,8 +36,8 @@ fn the_answer_of_a_remote_backend_comes_from_the_vip() -> Result<()> {
             }
         };
         let out = datapath.run("cw_from_pod", &make("10.244.1.5:40000", "10.96.0.10:80").build())?;
-        assert_eq!(decode(&out.frame).path(), "10.244.1.5:64712 > 10.244.2.6:8080");
-        let out = datapath.run("cw_from_tunnel", &make("10.244.2.6:8080", "10.244.1.5:64712").build())?;
+        assert_eq!(decode(&out.frame).path(), "10.244.1.5:8256 > 10.244.2.6:8080");
+        let out = datapath.run("cw_from_tunnel", &make("10.244.2.6:8080", "10.244.1.5:8256").build())?;
         assert_eq!(out.verdict, Verdict::Redirect);
         assert_eq!(decode(&out.frame).path(), "10.96.0.10:80 > 10.244.1.5:40000");
         assert_eq!(datapath.counters(id)?.packets, 2);

@@ -62,8 +62,8 @@ pub struct Flow {
     pub backend_address: Address,
     /// The client's port, network byte order.
     pub client_port_be: u16,
-    /// The client's port as the backend sees it: out of a range that no socket is given by itself, so that a connection
-    /// from the same pod straight to the backend never looks the same. Network byte order.
+    /// The client's port as the backend sees it: one that no socket is given by itself, so that a connection from the same
+    /// pod straight to the backend never looks the same. Network byte order.
     pub translated_client_port_be: u16,
     /// The backend's port, network byte order.
     pub backend_port_be: u16,
@@ -82,8 +82,10 @@ pub const HAIRPIN_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 pub const TCP_SYN_SENT: u8 = 0;
 /// Both sides were seen.
 pub const TCP_ESTABLISHED: u8 = 1;
-/// A FIN or RST was seen.
+/// A FIN of this side was seen.
 pub const TCP_CLOSING: u8 = 2;
+/// A RST of either side was seen: nobody waits for late packets, so the ports may be used again at once.
+pub const TCP_RESET: u8 = 3;
 
 /// How long a flow may be silent, in seconds, before it counts as gone. A pair is gone when both halves are.
 ///

@@ -69,7 +69,7 @@ pub struct ServiceOptions {
 /// Programs and maps.
 #[derive(Debug)]
 pub struct Datapath {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     services: u32,
 }
 
@@ -106,6 +106,8 @@ impl Datapath {
             match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                Program::Xdp(program) => program.load(),
                 _ => bail!("program {name} has an unexpected type"),
             }
             .with_context(|| format!("the kernel refuses program {name}"))?;
@@ -372,20 +374,20 @@ impl Datapath {
         Ok(())
     }
 
-    fn map(&self, name: &str) -> Result<&aya::maps::Map> {
+    pub(super) fn map(&self, name: &str) -> Result<&aya::maps::Map> {
         self.ebpf
             .map(name)
             .with_context(|| format!("the object has no map {name}"))
     }
 
-    fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+    pub(super) fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.ebpf
             .map_mut(name)
             .with_context(|| format!("the object has no map {name}"))
     }
 }
 
-fn parse_ip(text: &str) -> Address {
+pub(super) fn parse_ip(text: &str) -> Address {
     mapped(text.parse().unwrap_or_else(|_| panic!("{text} is no IP address")))
 }
 

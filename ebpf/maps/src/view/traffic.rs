@@ -2,7 +2,7 @@
 
 use causeway_abi::{
     DropReason,
-    conntrack::{DIRECTION_REPLY, Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED},
+    conntrack::{DIRECTION_REPLY, Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET},
 };
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,7 @@ fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64, names: 
         state: match flow.tcp_state {
             TCP_ESTABLISHED => "Established",
             TCP_CLOSING => "Closing",
+            TCP_RESET => "Reset",
             _ => "New",
         }
         .to_owned(),

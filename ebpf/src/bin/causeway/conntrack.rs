@@ -11,15 +11,15 @@ use aya_ebpf::{
 };
 use causeway_abi::{
     DropReason,
-    conntrack::{Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_SENT},
+    conntrack::{Flow, FlowKey, TCP_ESTABLISHED, TCP_RESET, TCP_SYN_SENT},
     event::Choice,
     service::{NO_BACKEND, Service},
 };
 use causeway_ebpf::{
     flow::{
-        NODE_PORT_ATTEMPTS, PORT_ATTEMPTS, Translation, continues, expired, forward_key, forward_key_of,
-        hairpin_source, hash, next_state, node_port_be, reply_key, reply_key_of, to_backend, to_client,
-        translated_port_be,
+        NODE_PORT_ATTEMPTS, PORT_ATTEMPTS, PORT_ATTEMPTS_STRICT, Translation, begins_again, both_expired, expired,
+        forward_key, forward_key_of, hairpin_source, hash, is_closing, next_state, node_port_be, reply_key,
+        reply_key_of, to_backend, to_client, translated_port_be,
     },
     parse::{Headers, protocol},
 };
@@ -66,17 +66,12 @@ pub fn forward(
     }
     translation.service_id = service.service_id;
     translation.backend = backend;
-    match unsafe { cw_open(headers, translation, from_network.into(), dry_run.into()) } {
-        DONE => Ok(true),
-        _ => Err(DropReason::ConntrackFull),
+    let ports = unsafe { cw_open(headers, translation, from_network.into()) };
+    if begin(headers.protocol, ports, translation, dry_run) {
+        Ok(true)
+    } else {
+        Err(DropReason::ConntrackFull)
     }
-}
-
-/// Translates a packet of a flow that is known from its client to its backend; false, with nothing changed, for others.
-#[inline(always)]
-pub fn continued(headers: &Headers, translation: &mut Translation) -> bool {
-    // SAFETY: all pointers are valid.
-    unsafe { cw_continue(headers, translation, 0) == DONE }
 }
 
 /// Gives a pod's packet to the network the node's address; tells whether it began a flow, `None` when no port is left.
@@ -88,8 +83,8 @@ pub fn masquerade(headers: &Headers, translation: &mut Translation, dry_run: boo
         NEW => {}
         _ => return None,
     }
-    let done = unsafe { cw_masquerade(headers, translation, dry_run.into()) };
-    (done == DONE).then_some(true)
+    let ports = unsafe { cw_masquerade(headers) };
+    begin(headers.protocol, ports, translation, dry_run).then_some(true)
 }
 
 const DONE: u32 = 0;
@@ -114,7 +109,12 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
     // SAFETY: the map returned a valid element. Elements are reused only after an RCU grace period or, when preallocated,
     // may change under our eyes; a torn read then costs one packet.
     let found = unsafe { &mut *flow };
-    if !continues(found, headers, now) {
+    if begins_again(found, headers) || is_over(found, headers.protocol, now, false) {
+        if dry_run == 0 {
+            // Its halves may be in the table that is looked at first, before those of the flow that is about to begin.
+            // SAFETY: a valid pointer, not used after.
+            unsafe { cw_forget(flow, headers.protocol.into()) };
+        }
         return NEW;
     }
     if found.backend != NO_BACKEND && !balance::is_alive(found.backend, found.generation) {
@@ -137,7 +137,10 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
         });
         return DONE;
     }
-    touch(found, headers, now, false);
+    if touch(found, headers, now, false) {
+        // SAFETY: a valid pointer.
+        unsafe { cw_reset(flow, headers.protocol.into(), 0) };
+    }
     if is_new {
         // SAFETY: a valid pointer.
         unsafe { cw_settle(flow, headers.protocol.into(), headers.opens_connection().into(), now) };
@@ -167,7 +170,7 @@ unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Transla
     let now = now_ns();
     // SAFETY: as in `cw_continue`.
     let found = unsafe { &mut *flow };
-    if expired(found, headers.protocol, now) {
+    if is_over(found, headers.protocol, now, true) {
         return 0;
     }
     *translation = to_client(found);
@@ -179,7 +182,10 @@ unsafe extern "C" fn cw_reply(headers: *const Headers, translation: *mut Transla
         });
         return 1;
     }
-    touch(found, headers, now, true);
+    if touch(found, headers, now, true) {
+        // SAFETY: a valid pointer.
+        unsafe { cw_reset(flow, headers.protocol.into(), 1) };
+    }
     1
 }
 
@@ -198,35 +204,85 @@ fn find(key: &FlowKey) -> Option<(*mut Flow, bool)> {
     CONNTRACK_NEW.get_ptr_mut(key).map(|flow| (flow, true))
 }
 
+/// Tells whether the packet reset the connection.
 #[inline(always)]
-fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) {
+fn touch(flow: &mut Flow, headers: &Headers, now: u64, answered: bool) -> bool {
     let state = next_state(flow.tcp_state, headers.protocol, headers.flags, answered);
     if state != flow.tcp_state {
         flow.tcp_state = state;
         flow.last_seen_ns = now;
-    } else if now > flow.last_seen_ns + TOUCH_NS {
+        return state == TCP_RESET;
+    }
+    if now > flow.last_seen_ns + TOUCH_NS {
         flow.last_seen_ns = now;
+    }
+    false
+}
+
+/// Whether a flow is over of which one half was found; the other is looked at only when this one has been silent for long.
+#[inline(always)]
+fn is_over(half: &Flow, protocol: u8, now: u64, is_answer: bool) -> bool {
+    // SAFETY: a valid pointer.
+    expired(half, protocol, now) && unsafe { cw_is_over(half, protocol.into(), now, is_answer.into()) != 0 }
+}
+
+/// Global function behind [`is_over`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_is_over(half: *const Flow, protocol: u32, now: u64, is_answer: u32) -> u32 {
+    if half.is_null() {
+        return 1;
+    }
+    // SAFETY: not null, and valid as `is_over` passes it.
+    let half = unsafe { &*half };
+    let protocol = protocol as u8;
+    match other_half(half, protocol, is_answer != 0) {
+        // SAFETY: as in `cw_continue`.
+        Some(other) => both_expired(half, unsafe { &*other }, protocol, now).into(),
+        None => 1,
     }
 }
 
-/// Begins a flow of the service and to the backend that `translation` names.
+/// The half of a flow in the other direction.
+#[inline(always)]
+fn other_half(half: &Flow, protocol: u8, is_answer: bool) -> Option<*mut Flow> {
+    let key = if is_answer {
+        forward_key_of(half, protocol)
+    } else {
+        reply_key_of(half, protocol)
+    };
+    find(&key).map(|(other, _)| other)
+}
+
+/// Tells the other half of a flow that the connection was reset.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_open(
-    headers: *const Headers,
-    translation: *mut Translation,
-    from_network: u32,
-    dry_run: u32,
-) -> u32 {
+unsafe extern "C" fn cw_reset(half: *const Flow, protocol: u32, is_answer: u32) -> u32 {
+    if half.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and valid as its callers pass it; the map returned a valid element.
+    unsafe {
+        if let Some(other) = other_half(&*half, protocol as u8, is_answer != 0) {
+            (*other).tcp_state = TCP_RESET;
+        }
+    }
+    0
+}
+
+/// Drafts a flow of the service and to the backend that `translation` names; which ports its client may show.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_open(headers: *const Headers, translation: *const Translation, from_network: u32) -> u32 {
     if headers.is_null() || translation.is_null() {
-        return FULL;
+        return PORTS_NONE;
     }
     // SAFETY: not null, and valid as `forward` passes them.
-    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
+    let (headers, translation) = unsafe { (&*headers, &*translation) };
     let Some(backend) = balance::backend(translation.backend) else {
-        return FULL;
+        return PORTS_NONE;
     };
-    let Some(flow) = draft() else { return FULL };
+    let Some(flow) = draft() else { return PORTS_NONE };
     *flow = Flow {
         last_seen_ns: now_ns(),
         backend: translation.backend,
@@ -244,36 +300,37 @@ unsafe extern "C" fn cw_open(
         backend_port_be: backend.port_be,
         reserved2: 0,
     };
-    let ports = if flow.backend_address == flow.client {
+    if flow.backend_address == flow.client {
+        // Nobody else sends from there.
         flow.translated_client = hairpin_source(&flow.client);
-        Ports::Client
+        PORTS_OWN
     } else if from_network == 0 {
-        Ports::Client
+        PORTS_CLIENT
     } else if deliver::pod(&flow.backend_address).is_some() {
-        Ports::Own
+        PORTS_OWN
     } else {
-        let Some(node) = deliver::node() else { return FULL };
-        flow.translated_client = node.router_address;
-        Ports::Node
-    };
-    if begin_with(flow, headers, ports, dry_run) != DONE {
-        return FULL;
+        let Some(node) = deliver::node() else { return PORTS_NONE };
+        let Some(router) = node.router_address_like(&flow.client) else {
+            return PORTS_NONE;
+        };
+        flow.translated_client = router;
+        PORTS_NODE
     }
-    *translation = to_backend(flow);
-    DONE
 }
 
-/// Gives a pod's flow to the network the node's address and a port of its own.
+/// Drafts a pod's flow to the network, with the node's address and a port of its own; which ports it may be.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_masquerade(headers: *const Headers, translation: *mut Translation, dry_run: u32) -> u32 {
-    if headers.is_null() || translation.is_null() {
-        return FULL;
-    }
-    // SAFETY: not null, and valid as `masquerade` passes them.
-    let (headers, translation) = unsafe { (&*headers, &mut *translation) };
-    let Some(node) = deliver::node() else { return FULL };
-    let Some(flow) = draft() else { return FULL };
+unsafe extern "C" fn cw_masquerade(headers: *const Headers) -> u32 {
+    // SAFETY: checked for null, and valid as `masquerade` passes it.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return PORTS_NONE;
+    };
+    let Some(node) = deliver::node() else { return PORTS_NONE };
+    let Some(node_address) = node.node_address_like(&headers.source) else {
+        return PORTS_NONE;
+    };
+    let Some(flow) = draft() else { return PORTS_NONE };
     *flow = Flow {
         last_seen_ns: now_ns(),
         backend: NO_BACKEND,
@@ -284,30 +341,24 @@ unsafe extern "C" fn cw_masquerade(headers: *const Headers, translation: *mut Tr
         reserved: 0,
         service_id: 0,
         client: headers.source,
-        translated_client: node.node_address,
+        translated_client: node_address,
         backend_address: headers.destination,
         client_port_be: headers.source_port_be,
         translated_client_port_be: headers.source_port_be,
         backend_port_be: headers.destination_port_be,
         reserved2: 0,
     };
-    if begin_with(flow, headers, Ports::Node, dry_run) != DONE {
-        return FULL;
-    }
-    *translation = to_backend(flow);
-    DONE
+    PORTS_NODE
 }
 
-/// Which ports a flow's client may show to its backend.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ports {
-    /// Those of [`translated_port_be`], the client's own last.
-    Client,
-    /// The client's own, and those others only when it is taken.
-    Own,
-    /// Those of [`node_port_be`].
-    Node,
-}
+/// Nothing was drafted.
+const PORTS_NONE: u32 = 0;
+/// A flow's client may show its backend the ports of [`translated_port_be`].
+const PORTS_CLIENT: u32 = 1;
+/// The client's own, and those others only when it is taken.
+const PORTS_OWN: u32 = 2;
+/// Those of [`node_port_be`].
+const PORTS_NODE: u32 = 3;
 
 /// The flow that is about to begin, on this processor.
 #[inline(always)]
@@ -316,28 +367,26 @@ fn draft() -> Option<&'static mut Flow> {
     FLOW_DRAFT.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
 }
 
-/// Begins the drafted flow with the first of the ports that is free.
+/// Begins the drafted flow, with the first of those ports that is free; `translation` gets what its packets become.
 #[inline(always)]
-fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: u32) -> u32 {
-    let hash = hash(&forward_key(headers));
-    let own_first = u32::from(ports == Ports::Own);
-    for attempt in 0..NODE_PORT_ATTEMPTS {
-        if ports != Ports::Node && attempt == PORT_ATTEMPTS {
-            break;
-        }
-        flow.translated_client_port_be = if ports == Ports::Node {
-            node_port_be(hash, attempt)
+fn begin(protocol: u8, ports: u32, translation: &mut Translation, dry_run: bool) -> bool {
+    // SAFETY: a valid pointer.
+    ports != PORTS_NONE
+        && cw_begin(protocol.into(), ports, dry_run.into()) == DONE
+        && unsafe { cw_drafted(translation) != 0 }
+}
+
+/// Tries the ports.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cw_begin(protocol: u32, ports: u32, dry_run: u32) -> u32 {
+    for attempt in 0..PORT_ATTEMPTS {
+        cw_port(protocol, ports, attempt);
+        let begun = if dry_run == 0 {
+            cw_enter(protocol, (attempt >= PORT_ATTEMPTS_STRICT).into())
         } else {
-            // The client's own port is the last one, and moves to the front by going round.
-            translated_port_be(
-                flow.client_port_be,
-                (attempt + PORT_ATTEMPTS - own_first) % PORT_ATTEMPTS,
-            )
+            DONE
         };
-        if dry_run != 0 {
-            return DONE;
-        }
-        let begun = cw_begin(headers.protocol.into());
         if begun != TAKEN {
             return begun;
         }
@@ -345,35 +394,64 @@ fn begin_with(flow: &mut Flow, headers: &Headers, ports: Ports, dry_run: u32) ->
     FULL
 }
 
-/// Writes both halves of the drafted flow; `TAKEN` when another already looks like it to the backend (the same client port through
-/// another VIP).
+/// Gives the drafted flow the port of an attempt.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn cw_begin(protocol: u32) -> u32 {
+extern "C" fn cw_port(protocol: u32, ports: u32, attempt: u32) -> u32 {
+    const { assert!(NODE_PORT_ATTEMPTS == PORT_ATTEMPTS, "one loop for both") };
+    let Some(flow) = draft() else { return FULL };
+    let hash = hash(&forward_key_of(flow, protocol as u8));
+    let attempt = if ports == PORTS_OWN {
+        attempt.wrapping_sub(1)
+    } else {
+        attempt
+    };
+    flow.translated_client_port_be = if ports == PORTS_NODE {
+        node_port_be(hash, attempt)
+    } else if attempt == u32::MAX {
+        flow.client_port_be
+    } else {
+        translated_port_be(flow.client_port_be, flow.backend_port_be, hash, attempt)
+    };
+    DONE
+}
+
+/// What packets of the drafted flow become.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_drafted(translation: *mut Translation) -> u32 {
+    // SAFETY: checked for null, and valid as `begin` passes it.
+    let (Some(translation), Some(flow)) = (unsafe { translation.as_mut() }, draft()) else {
+        return 0;
+    };
+    *translation = to_backend(flow);
+    1
+}
+
+/// Writes both halves of the drafted flow; `TAKEN` when another already looks like it to the backend (the same client port through
+/// another VIP). If `from_closed`, one that both sides have closed is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cw_enter(protocol: u32, from_closed: u32) -> u32 {
     let Some(flow) = draft() else { return FULL };
     let flow = &*flow;
     let protocol = protocol as u8;
+    let from_closed = from_closed != 0;
     // One key after the other in the same place: stack is short.
     let mut key = reply_key_of(flow, protocol);
-    // SAFETY: as in `cw_continue`. So below.
-    if let Some(other) = unsafe { CONNTRACK.get(&key) } {
-        if !gives_way(other, flow, protocol) {
+    if let Some((other, _)) = find(&key) {
+        // SAFETY: as in `cw_continue`.
+        let other = unsafe { &*other };
+        if !gives_way(other, flow, protocol, from_closed) {
             return TAKEN;
         }
-        key = forward_key_of(other, protocol);
-        let _ = CONNTRACK.remove(&key);
-        key = reply_key_of(flow, protocol);
-        let _ = CONNTRACK.remove(&key);
+        // SAFETY: a valid pointer, not used after.
+        unsafe { cw_forget(other, protocol.into()) };
     }
+    key = reply_key_of(flow, protocol);
     if CONNTRACK_NEW.insert(&key, flow, BPF_NOEXIST.into()).is_err() {
-        match unsafe { CONNTRACK_NEW.get(&key) } {
-            None => return FULL,
-            Some(other) if !gives_way(other, flow, protocol) => return TAKEN,
-            Some(_) => {}
-        }
-        if CONNTRACK_NEW.insert(&key, flow, BPF_ANY.into()).is_err() {
-            return FULL;
-        }
+        // Another processor was faster, or there is no room.
+        return if find(&key).is_some() { TAKEN } else { FULL };
     }
     key = forward_key_of(flow, protocol);
     if CONNTRACK_NEW.insert(&key, flow, BPF_ANY.into()).is_err() {
@@ -384,14 +462,37 @@ extern "C" fn cw_begin(protocol: u32) -> u32 {
     DONE
 }
 
-/// Whether a flow may take the place of another with the same reply tuple: its own earlier self, or one that is over.
+/// Whether a flow may take the place of another, of whom this is the backend's half: its own earlier self, or one that is over.
 #[inline(always)]
-fn gives_way(other: &Flow, flow: &Flow, protocol: u8) -> bool {
+fn gives_way(other: &Flow, flow: &Flow, protocol: u8, from_closed: bool) -> bool {
     let same = other.client == flow.client
         && other.client_port_be == flow.client_port_be
         && other.vip == flow.vip
         && other.vip_port_be == flow.vip_port_be;
-    same || expired(other, protocol, flow.last_seen_ns)
+    if same || other.tcp_state == TCP_RESET {
+        return true;
+    }
+    // SAFETY: a valid pointer.
+    unsafe { cw_is_free(other, protocol.into(), flow.last_seen_ns, from_closed.into()) != 0 }
+}
+
+/// Whether a flow is over, of whom this is the backend's half; or, if `from_closed`, was closed by both sides.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_is_free(half: *const Flow, protocol: u32, now: u64, from_closed: u32) -> u32 {
+    if half.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and valid as `gives_way` passes it.
+    let half = unsafe { &*half };
+    let protocol = protocol as u8;
+    let Some(other) = other_half(half, protocol, true) else {
+        return (expired(half, protocol, now) || from_closed != 0 && is_closing(half.tcp_state)).into();
+    };
+    // SAFETY: as in `cw_continue`.
+    let other = unsafe { &*other };
+    let is_closed = is_closing(half.tcp_state) && is_closing(other.tcp_state);
+    (both_expired(half, other, protocol, now) || from_closed != 0 && is_closed).into()
 }
 
 /// Goes on with a flow that is not yet established: moves it to `CONNTRACK` once it was answered, and restores its other
@@ -419,8 +520,8 @@ unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connectio
     if CONNTRACK.insert(&reply_key, &half, BPF_ANY.into()).is_err() {
         return 0;
     }
-    half.tcp_state = if own_state == TCP_CLOSING {
-        TCP_CLOSING
+    half.tcp_state = if is_closing(own_state) {
+        own_state
     } else {
         TCP_ESTABLISHED
     };
