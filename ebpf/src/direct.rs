@@ -49,7 +49,10 @@ mod tests {
 
     #[test]
     fn other_frames_say_nothing() {
-        assert_eq!(Chosen::from_macs([2, b'c', b'w', 0, 0, 2, 2, b'c', b'w', 0, 0, 1]), None);
+        assert_eq!(
+            Chosen::from_macs([2, b'c', b'w', 0, 0, 2, 2, b'c', b'w', 0, 0, 1]),
+            None
+        );
         assert_eq!(Chosen::from_macs([0xff; 12]), None);
     }
 

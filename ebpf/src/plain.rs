@@ -227,8 +227,9 @@ impl Outer {
         let [source_0, source_1] = head.source;
         let [destination_0, destination_1] = head.destination;
         // What never changes is added up at compile time.
-        const FIXED: u32 =
-            u16::from_ne_bytes([NO_OPTIONS, 0]) as u32 + DONT_FRAGMENT as u32 + u16::from_ne_bytes([TTL, protocol::UDP]) as u32;
+        const FIXED: u32 = u16::from_ne_bytes([NO_OPTIONS, 0]) as u32
+            + DONT_FRAGMENT as u32
+            + u16::from_ne_bytes([TTL, protocol::UDP]) as u32;
         let sum = FIXED
             + head.total_length_be as u32
             + source_0 as u32

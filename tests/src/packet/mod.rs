@@ -7,11 +7,13 @@ pub mod craft;
 pub mod datapath;
 pub mod decode;
 pub mod sockets;
+pub mod xdp;
 
 pub use craft::{Frame, internet_checksum};
 pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, ServiceOptions, Verdict};
 pub use decode::{Decoded, decode};
 pub use sockets::with_socket_hooks;
+pub use xdp::Action;
 
 /// TCP flags.
 pub mod tcp {

@@ -118,8 +118,9 @@ unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Serv
     index
 }
 
+/// Tells who tries a packet out how its backend was chosen.
 #[inline(always)]
-fn explain(service: &Service, hash: u32, index: u32, skipped: u32, choice: Choice) {
+pub fn explain(service: &Service, hash: u32, index: u32, skipped: u32, choice: Choice) {
     trace::explain(|explanation| {
         explanation.choice = choice as u32;
         explanation.hash = hash;

@@ -25,7 +25,8 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    balance, deliver,
+    balance,
+    deliver::{self, From},
     maps::{CONNTRACK, CONNTRACK_NEW, FLOW_DRAFT},
     trace,
 };
@@ -43,14 +44,14 @@ pub fn now_ns() -> u64 {
 /// Translates a client's packet to its backend, choosing one for a new flow.
 ///
 /// Tells whether the flow is a new one, or why there is no translation: no backend takes it, its connection's backend is gone,
-/// or there is no room or no distinct reply tuple. A dry run leaves the table as it is. Of packets `from_network` those to backends on
+/// or there is no room or no distinct reply tuple. A dry run leaves the table as it is. Of packets from the network those to backends on
 /// other nodes get this node as their source, so that the answer comes back through it.
 #[inline(always)]
 pub fn forward(
     headers: &Headers,
     service: &Service,
     translation: &mut Translation,
-    from_network: bool,
+    from: From,
     dry_run: bool,
 ) -> Result<bool, DropReason> {
     // SAFETY: all pointers are valid. So below.
@@ -60,18 +61,28 @@ pub fn forward(
         _ => {}
     }
     // Chosen here, not in `cw_open`: the calls below each other would need more stack than there is.
-    let backend = balance::choose_for(headers, service, dry_run);
+    let backend = match from {
+        From::Node(backend) => backend,
+        From::Pod | From::Network => balance::choose_for(headers, service, dry_run),
+    };
     if backend == NO_BACKEND {
         return Err(DropReason::NoReadyBackend);
     }
     translation.service_id = service.service_id;
     translation.backend = backend;
-    let ports = unsafe { cw_open(headers, translation, from_network.into()) };
+    let ports = unsafe { cw_open(headers, translation, (from != From::Pod).into()) };
     if begin(headers.protocol, ports, translation, dry_run) {
         Ok(true)
     } else {
         Err(DropReason::ConntrackFull)
     }
+}
+
+/// Translates a packet of a flow that is known from its client to its backend; false, with nothing changed, for others.
+#[inline(always)]
+pub fn continued(headers: &Headers, translation: &mut Translation) -> bool {
+    // SAFETY: all pointers are valid.
+    unsafe { cw_continue(headers, translation, 0) == DONE }
 }
 
 /// Gives a pod's packet to the network the node's address; tells whether it began a flow, `None` when no port is left.

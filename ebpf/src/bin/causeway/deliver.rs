@@ -14,7 +14,7 @@ use causeway_abi::{
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    conntrack, fragment,
+    conntrack, direct, fragment,
     icmp::{self, Errand},
     maps::{NODE, PODS, ROUTES},
     outcome::Outcome,
@@ -27,6 +27,18 @@ use crate::{
 pub const TUNNEL_MACS: [u8; 12] = [0x02, b'c', b'w', 0, 0, 2, 0x02, b'c', b'w', 0, 0, 1];
 /// Mark of packets whose tunnel key is set already, between `cw_from_pod` and `cw_to_tunnel`.
 pub const MARK_TUNNEL_KEY: u32 = 0x6377_0001;
+
+/// Where a client's packet for a service comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// A pod of this node.
+    Pod,
+    /// The network.
+    Network,
+    /// Another node, which has chosen the backend for a client in the network: the one of this index, or one that is not there any
+    /// more ([`NO_BACKEND`](causeway_abi::service::NO_BACKEND)).
+    Node(u32),
+}
 
 /// A pod of this node.
 #[inline(always)]
@@ -81,7 +93,7 @@ unsafe extern "C" fn cw_onwards(skb: *mut __sk_buff, destination: *const Address
         return to_pod(skb, &pod).pack();
     }
     match route(destination) {
-        Some(route) if route.mode == MODE_VXLAN => to_node(skb, &route).pack(),
+        Some(route) if route.mode == MODE_VXLAN => into_tunnel(skb, &route, &TUNNEL_MACS).pack(),
         _ => Outcome::TO_STACK.pack(),
     }
 }
@@ -118,10 +130,10 @@ pub fn to_service(
     headers: &Headers,
     service: &Service,
     translation: &mut Translation,
-    from_network: bool,
+    from: From,
     dry_run: bool,
 ) -> Result<Outcome, DropReason> {
-    match conntrack::forward(headers, service, translation, from_network, dry_run) {
+    match conntrack::forward(headers, service, translation, from, dry_run) {
         Ok(is_new) if rewrite::apply(skb, headers, translation) => {
             fragment::remember(headers, translation, dry_run);
             Ok(onwards(skb, &translation.destination).beginning(is_new))
@@ -139,10 +151,13 @@ pub fn to_service(
 #[inline(always)]
 pub fn related(skb: Skb, headers: &Headers, translation: &mut Translation) -> Option<Outcome> {
     let is_rewritten = if fragment::follow(headers, translation) {
+        if translation.destination == headers.destination {
+            return Some(direct::to_node(skb, translation));
+        }
         rewrite::apply(skb, headers, translation)
     } else {
         match icmp::translate(skb, headers, translation) {
-            Errand::NotOurs => return None,
+            Errand::NotOurs => return direct::send_error(skb, headers, translation),
             Errand::Translated => true,
             Errand::Failed => false,
         }
@@ -154,8 +169,9 @@ pub fn related(skb: Skb, headers: &Headers, translation: &mut Translation) -> Op
     })
 }
 
+/// Puts a packet into the tunnel to another node, in a frame with these MAC addresses.
 #[inline(always)]
-fn to_node(skb: Skb, route: &Route) -> Outcome {
+pub fn into_tunnel(skb: Skb, route: &Route, macs: &[u8; 12]) -> Outcome {
     let tunnel = match node() {
         Some(node) => node.tunnel_ifindex,
         None => 0,
@@ -163,7 +179,7 @@ fn to_node(skb: Skb, route: &Route) -> Outcome {
     if tunnel == 0 || skb.set_tunnel(route).is_err() {
         return Outcome::drop(DropReason::TunnelFailed);
     }
-    if skb.write(0, &TUNNEL_MACS, 0).is_err() {
+    if skb.write(0, macs, 0).is_err() {
         return Outcome::drop(DropReason::RewriteFailed);
     }
     skb.set_mark(MARK_TUNNEL_KEY);

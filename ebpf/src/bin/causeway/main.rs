@@ -26,6 +26,8 @@ mod count;
 #[cfg(target_arch = "bpf")]
 mod deliver;
 #[cfg(target_arch = "bpf")]
+mod direct;
+#[cfg(target_arch = "bpf")]
 mod fragment;
 #[cfg(target_arch = "bpf")]
 mod hooks;

@@ -10,7 +10,7 @@ use causeway_ebpf::{
     refuse::{Answer, Kind, kind, reset_v4, reset_v6, unreachable_v4, unreachable_v6},
 };
 
-use crate::{outcome::Outcome, skb::Skb};
+use crate::{deliver, outcome::Outcome, skb::Skb};
 
 /// Sends the packet back to its pod as a TCP reset or an ICMP port unreachable, where no backend takes it and its protocol has
 /// a way to say so; else drops it.
@@ -28,6 +28,19 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
 pub fn refuse_to_network(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
     if is_answered(reason) && answer(skb, headers) {
         Outcome::refuse(skb.redirect(skb.ifindex()), reason)
+    } else {
+        Outcome::drop(reason)
+    }
+}
+
+/// The same, for a client's packet that another node sent here through the tunnel: the answer goes to the network.
+#[inline(always)]
+pub fn refuse_from_tunnel(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
+    if is_answered(reason)
+        && let Some(node) = deliver::node()
+        && answer(skb, headers)
+    {
+        Outcome::refuse(skb.redirect_neighbour(node.uplink_ifindex), reason)
     } else {
         Outcome::drop(reason)
     }

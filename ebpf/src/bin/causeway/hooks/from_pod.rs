@@ -8,7 +8,8 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    conntrack, deliver,
+    conntrack,
+    deliver::{self, From},
     maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -52,7 +53,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
-        return match deliver::to_service(skb, headers, &service, translation, false, dry_run) {
+        return match deliver::to_service(skb, headers, &service, translation, From::Pod, dry_run) {
             Ok(outcome) => outcome,
             Err(reason) => refuse(skb, headers, reason),
         };

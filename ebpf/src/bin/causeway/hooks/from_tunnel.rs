@@ -1,13 +1,19 @@
 //! tcx ingress of the VXLAN device: everything other nodes send to this one's pods and to itself.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use causeway_abi::{DropReason, event::Hook};
-use causeway_ebpf::{flow::Translation, parse::Headers};
+use causeway_abi::{DropReason, event::Hook, service::SCOPE_NODE};
+use causeway_ebpf::{
+    direct::Chosen,
+    flow::{Translation, service_key},
+    parse::Headers,
+};
 
 use crate::{
-    conntrack, deliver,
+    conntrack, deliver, direct,
+    maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
+    refusal::refuse_from_tunnel,
     skb::Skb,
 };
 
@@ -28,6 +34,11 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Frame::Other => return Outcome::TO_STACK,
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
+    if let Some(chosen) = direct::chosen(skb)
+        && headers.has_ports()
+    {
+        return chosen_elsewhere(skb, headers, chosen, translation, dry_run);
+    }
     if headers.has_ports() && conntrack::reply(headers, translation, dry_run) {
         return deliver::answer(skb, headers, translation, dry_run);
     }
@@ -44,4 +55,23 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         return Outcome::TO_STACK;
     }
     Outcome::drop(DropReason::NoSuchPod)
+}
+
+/// Hands a client's packet to the pod that another node chose for it.
+#[inline(always)]
+fn chosen_elsewhere(
+    skb: Skb,
+    headers: &Headers,
+    chosen: Chosen,
+    translation: &mut Translation,
+    dry_run: bool,
+) -> Outcome {
+    // SAFETY: the value is copied out at once.
+    let Some(service) = (unsafe { SERVICES.get(service_key(headers, SCOPE_NODE)).copied() }) else {
+        return Outcome::drop(DropReason::NoSuchPod);
+    };
+    match direct::receive(skb, headers, &service, chosen, translation, dry_run) {
+        Ok(outcome) => outcome,
+        Err(reason) => refuse_from_tunnel(skb, headers, reason),
+    }
 }

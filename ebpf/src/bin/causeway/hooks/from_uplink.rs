@@ -12,7 +12,9 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    conntrack, deliver,
+    conntrack,
+    deliver::{self, From},
+    direct,
     maps::{SERVICES, SOURCE_RANGES, SourceRange},
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -76,7 +78,10 @@ fn to_service(skb: Skb, headers: &Headers, service: &Service, translation: &mut 
         *translation = Translation::none_of(headers, service);
         return Outcome::drop(DropReason::SourceNotAllowed);
     }
-    match deliver::to_service(skb, headers, service, translation, true, dry_run) {
+    if let Some(outcome) = direct::send(skb, headers, service, translation, dry_run) {
+        return outcome;
+    }
+    match deliver::to_service(skb, headers, service, translation, From::Network, dry_run) {
         Ok(outcome) => outcome,
         Err(reason) => refuse_to_network(skb, headers, reason),
     }

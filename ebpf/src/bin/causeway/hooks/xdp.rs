@@ -15,21 +15,19 @@ use aya_ebpf::{
 };
 use causeway_abi::{
     DropReason,
-    backend::{Backend, IN_USE, LOCAL, READY, TERMINATING},
     node::{DIRECT_RETURN, NodeConfig},
-    service::{NO_BACKEND, SCOPE_NODE, SERVICE_SOURCE_RANGES, Service, ServiceKey},
+    service::{SCOPE_NODE, SERVICE_SOURCE_RANGES, Service, ServiceKey},
 };
 use causeway_ebpf::{
     direct::Chosen,
     flow::{Translation, forward_key, hash},
     parse::{Headers, L3, protocol},
     plain::{Ends, Head, Outer, TUNNEL_OVERHEAD},
-    select,
 };
 
 use crate::{
-    balance, conntrack, count, deliver,
-    maps::{SERVICES, SLOTS},
+    balance, conntrack, count, deliver, direct,
+    maps::SERVICES,
     next_hop::{NextHop, next_hop},
     trace,
     xdp_frame::XdpFrame,
@@ -83,7 +81,7 @@ fn sent(frame: XdpFrame) -> Option<u32> {
         None => answer(frame, &headers, &mut translation),
         Some(service) if node.flags & DIRECT_RETURN != 0 => {
             translation.service_id = service.service_id;
-            direct(frame, &headers, node, service)
+            directly(frame, &headers, node, service)
         }
         Some(_) => translated(frame, &headers, node, &mut translation),
     }?;
@@ -107,17 +105,10 @@ fn inside(frame: XdpFrame, node: &NodeConfig) -> Option<Head> {
 
 /// Sends a client's packet as it is to the node of the backend that the service's table alone decides on.
 #[inline(always)]
-fn direct(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Service) -> Option<u32> {
-    if service.affinity_seconds != 0 || service.slot_count == 0 || node.tunnel_ifindex == 0 {
-        return None;
-    }
+fn directly(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Service) -> Option<u32> {
     let hash = hash(&forward_key(headers));
-    let slot = SLOTS.get(select::slot(service, hash))?;
-    if slot.previous != NO_BACKEND {
-        return None;
-    }
-    let backend = balance::backend(slot.backend)?;
-    if !takes_everything(backend) {
+    let (_, backend) = direct::decided(service, hash)?;
+    if node.tunnel_ifindex == 0 {
         return None;
     }
     let hop = next_hop(frame, backend.node_v4_be)?;
@@ -129,12 +120,6 @@ fn direct(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Servi
         port_be: backend.port_be,
     };
     Some(into_tunnel(frame, hop, hash, chosen.to_macs()))
-}
-
-/// Whether every packet of every flow of its slots goes to this backend on another node.
-#[inline(always)]
-fn takes_everything(backend: &Backend) -> bool {
-    backend.flags & (IN_USE | READY | TERMINATING | LOCAL) == IN_USE | READY && backend.node_v4_be != 0
 }
 
 /// Sends a client's packet of a known flow to its backend's node, with this node as its source.
@@ -223,13 +208,7 @@ fn into_tunnel(frame: XdpFrame, hop: &NextHop, hash: u32, inner_macs: [u8; 12]) 
 /// Global function behind [`into_tunnel`]; `macs` are the first eight bytes of the inner frame's addresses.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_xdp_tunnel(
-    ctx: *mut xdp_md,
-    hop: *const NextHop,
-    hash: u32,
-    macs: u64,
-    more_macs: u32,
-) -> u32 {
+unsafe extern "C" fn cw_xdp_tunnel(ctx: *mut xdp_md, hop: *const NextHop, hash: u32, macs: u64, more_macs: u32) -> u32 {
     let frame = XdpFrame::new(ctx);
     let (Some(head), Some(node)) = (frame.read::<Head>(0), deliver::node()) else {
         return failed(frame);
