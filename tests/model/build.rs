@@ -1,0 +1,5 @@
+//! Builds the BPF object, which the fuzzer embeds.
+
+fn main() {
+    causeway_ebpf_build::build_script();
+}

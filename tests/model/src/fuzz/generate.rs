@@ -1,0 +1,504 @@
+//! Sequences from a seed. The same few addresses and ports come again and again, so that flows collide, end and begin anew.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::case::{
+    Action, AnswerSpec, BackendSpec, Carries, Case, ErrorSpec, Oddity, PacketSpec, ServiceSpec, Step, VipSpec,
+};
+use super::random::Random;
+use super::world::{PODS, ip};
+use crate::model::Hook;
+use crate::model::frame::protocol;
+use crate::model::tables::Scope;
+
+/// Ports of clients: some that Linux gives to sockets, and some that the data path gives to them.
+const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 53_211, 61_000, 64_712, 10_000];
+/// Where backends listen.
+const BACKENDS: [&str; 16] = [
+    "10.244.1.6:8080",
+    "10.244.1.7:8080",
+    "10.244.1.7:9090",
+    "10.244.1.9:8080",
+    "10.244.2.9:8080",
+    "10.244.2.10:8080",
+    "10.244.3.4:9090",
+    "198.51.100.7:8080",
+    "203.0.113.9:80",
+    "[fd00:1::6]:8080",
+    "[fd00:1::7]:8080",
+    "[fd00:1::7]:9090",
+    "[fd00:1::9]:8080",
+    "[fd00:2::9]:8080",
+    "[fd00:2::10]:8080",
+    "[2001:db8:1::7]:8080",
+];
+/// Where pods ask for services.
+const CLUSTER_VIPS: [&str; 6] = [
+    "10.96.0.10:80",
+    "10.96.0.10:53",
+    "10.96.0.11:80",
+    "203.0.113.50:443",
+    "[fd00:96::10]:80",
+    "[fd00:96::11]:53",
+];
+/// Where the network asks for them.
+const NODE_VIPS: [&str; 4] = [
+    "172.30.0.11:30080",
+    "203.0.113.50:443",
+    "203.0.113.51:80",
+    "[2001:db8:50::1]:443",
+];
+/// Hosts of the network.
+const HOSTS: [&str; 4] = ["192.0.2.7", "192.0.2.8", "198.51.100.20", "2001:db8::7"];
+/// Any address there is, and some that there are not.
+const ANYWHERE: [&str; 20] = [
+    "10.244.1.5",
+    "10.244.1.6",
+    "10.244.1.9",
+    "10.244.1.200",
+    "10.244.1.1",
+    "10.244.2.9",
+    "10.244.3.4",
+    "10.244.3.200",
+    "172.30.0.11",
+    "172.30.0.12",
+    "192.0.2.7",
+    "198.51.100.20",
+    "169.254.1.1",
+    "10.96.0.10",
+    "fd00:1::5",
+    "fd00:1::9",
+    "fd00:2::9",
+    "fe80::1",
+    "ff02::1",
+    "2001:db8::7",
+];
+const HOOKS: [Hook; 5] = [
+    Hook::FromPod,
+    Hook::FromTunnel,
+    Hook::ToTunnel,
+    Hook::FromUplink,
+    Hook::ToUplink,
+];
+const TCP_FLAGS: [&str; 10] = ["S", "S", "S", "A", "PA", "SA", "FA", "R", "RA", "F"];
+/// Multiples of seven, so that no sum of them comes within a second of a time-out: the clock also goes on by itself.
+const WAITS: [u64; 8] = [7, 28, 35, 63, 70, 301, 7_931, 8_001];
+const AFFINITIES: [u32; 6] = [0, 0, 0, 0, 10, 3_600];
+
+/// Makes sequences.
+pub struct Generator {
+    random: Random,
+}
+
+/// A sequence in the making.
+struct Draft<'a> {
+    random: &'a mut Random,
+    steps: Vec<Step>,
+    services: Vec<ServiceSpec>,
+    backends: Vec<BackendSpec>,
+    /// Steps that sent a packet.
+    sent: Vec<(u32, PacketSpec)>,
+}
+
+impl Generator {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+        }
+    }
+
+    /// The next sequence.
+    pub fn case(&mut self) -> Case {
+        let watched = self.random.percent(85);
+        let length = 10 + self.random.below(50);
+        let mut draft = Draft {
+            random: &mut self.random,
+            steps: Vec::with_capacity(length + 16),
+            services: Vec::new(),
+            backends: Vec::new(),
+            sent: Vec::new(),
+        };
+        draft.furnish();
+        for _ in 0..length {
+            draft.happen();
+        }
+        Case {
+            note: String::new(),
+            watched,
+            steps: draft.steps,
+        }
+    }
+}
+
+impl Draft<'_> {
+    fn push(&mut self, action: Action) -> u32 {
+        let id = self.steps.len() as u32;
+        self.steps.push(Step { id, action });
+        id
+    }
+
+    /// Some backends and services.
+    fn furnish(&mut self) {
+        let six = self.random.percent(35);
+        for index in 0..2 + self.random.below(6) as u32 {
+            let address = loop {
+                let address: SocketAddr = socket(self.random.pick(&BACKENDS));
+                if address.is_ipv6() == six || self.random.percent(10) {
+                    break address;
+                }
+            };
+            // Two indexes of one address would make it impossible to tell who was chosen.
+            if self.backends.iter().all(|backend| backend.address != address) {
+                let spec = BackendSpec {
+                    index,
+                    address,
+                    ready: self.random.percent(85),
+                    terminating: self.random.percent(10),
+                    generation: 1,
+                };
+                self.backend(spec);
+            }
+        }
+        for id in 1..=1 + self.random.below(4) as u32 {
+            self.new_service(id);
+        }
+    }
+
+    fn backend(&mut self, spec: BackendSpec) {
+        self.backends.retain(|backend| backend.index != spec.index);
+        self.backends.push(spec.clone());
+        self.push(Action::Backend(spec));
+    }
+
+    fn new_service(&mut self, id: u32) {
+        let (scope, address) = if self.random.percent(70) {
+            (Scope::Cluster, self.random.pick(&CLUSTER_VIPS))
+        } else {
+            (Scope::Node, self.random.pick(&NODE_VIPS))
+        };
+        let vip = VipSpec {
+            scope,
+            protocol: self.random.pick(&[protocol::TCP, protocol::UDP]),
+            address: socket(address),
+        };
+        if self
+            .services
+            .iter()
+            .any(|service| service.vip == vip && service.id != id)
+        {
+            return;
+        }
+        let six = vip.address.is_ipv6();
+        let mut backends: Vec<u32> = self
+            .backends
+            .iter()
+            .filter(|backend| backend.address.is_ipv6() == six)
+            .map(|backend| backend.index)
+            .collect();
+        while backends.len() > 1 && self.random.percent(30) {
+            let gone = self.random.below(backends.len());
+            backends.remove(gone);
+        }
+        if self.random.percent(5) {
+            backends.clear();
+        }
+        let sources = (scope == Scope::Node && self.random.percent(25)).then(|| {
+            let mut sources = vec![(ip("192.0.2.7"), 32), (ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)];
+            sources.remove(self.random.below(3));
+            sources
+        });
+        let service = ServiceSpec {
+            id,
+            vip,
+            backends,
+            slots: self.random.pick(&[16, 32, 64]),
+            affinity: self.random.pick(&AFFINITIES),
+            sources,
+        };
+        self.services.retain(|other| other.id != id);
+        self.services.push(service.clone());
+        self.push(Action::Service(service));
+    }
+
+    fn happen(&mut self) {
+        match self.random.below(100) {
+            0..30 => self.ask(),
+            30..52 => self.answer(),
+            52..60 => self.again(),
+            60..67 => self.error(),
+            67..73 => self.leave(),
+            73..79 => self.stray(),
+            79..86 => self.flip(),
+            86..89 => self.replace(),
+            89..92 => self.change_service(),
+            92..97 => {
+                let seconds = self.random.pick(&WAITS);
+                self.push(Action::Wait(seconds));
+            }
+            _ => {
+                self.push(Action::Collect);
+            }
+        }
+    }
+
+    fn send(&mut self, packet: PacketSpec) {
+        let id = self.push(Action::Packet(packet.clone()));
+        self.sent.push((id, packet));
+    }
+
+    /// A client asks for a service.
+    fn ask(&mut self) {
+        if self.services.is_empty() {
+            return self.stray();
+        }
+        let vip = self.services[self.random.below(self.services.len())].vip;
+        let (at, clients): (_, &[&str]) = match vip.scope {
+            Scope::Cluster => (Hook::FromPod, &PODS),
+            Scope::Node => (Hook::FromUplink, &HOSTS),
+        };
+        let client = self.one_of(clients, vip.address.is_ipv6());
+        let carries = if vip.protocol == protocol::TCP {
+            Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned())
+        } else {
+            Carries::Udp
+        };
+        let from = SocketAddr::new(client, self.random.pick(&CLIENT_PORTS));
+        let packet = self.packet(at, from, vip.address, carries);
+        self.send(packet);
+    }
+
+    /// Whoever got a packet answers.
+    fn answer(&mut self) {
+        let Some((to, packet)) = self.earlier() else {
+            return self.ask();
+        };
+        let flags = match packet.carries {
+            Carries::Tcp(_) => self.random.pick(&["SA", "A", "PA", "FA", "R", "RA"]),
+            _ => "",
+        };
+        let spec = AnswerSpec {
+            to,
+            flags: flags.to_owned(),
+            payload: self.payload(),
+            odd: self.oddities(packet.from.is_ipv6()),
+        };
+        self.push(Action::Answer(spec));
+    }
+
+    /// The same flow goes on.
+    fn again(&mut self) {
+        let Some((_, mut packet)) = self.earlier() else {
+            return self.ask();
+        };
+        if matches!(packet.carries, Carries::Tcp(_)) {
+            packet.carries = Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned());
+        }
+        packet.payload = self.payload();
+        packet.odd = self.oddities(packet.from.is_ipv6());
+        self.send(packet);
+    }
+
+    /// Whoever got a packet, or a router, has something against it.
+    fn error(&mut self) {
+        let Some((about, packet)) = self.earlier() else {
+            return self.ask();
+        };
+        let six = packet.from.is_ipv6();
+        let router = self.random.percent(40).then(|| {
+            let routers: &[&str] = &["10.244.1.5", "10.244.2.1", "192.0.2.1", "fd00:1::6", "2001:db8::1"];
+            self.one_of(routers, six)
+        });
+        let kinds: &[(u8, u8)] = if six {
+            &[(1, 4), (2, 0), (3, 0), (4, 1)]
+        } else {
+            &[(3, 3), (3, 4), (11, 0), (12, 0), (5, 1)]
+        };
+        let spec = ErrorSpec {
+            about,
+            router,
+            kind: self.random.pick(kinds),
+            quotes: self.random.pick(&[28, 28, 48, 64, 200, 576, 20]),
+            odd: if self.random.percent(10) {
+                self.oddities(six)
+            } else {
+                Vec::new()
+            },
+        };
+        self.push(Action::Error(spec));
+    }
+
+    /// A pod talks to the world.
+    fn leave(&mut self) {
+        let six = self.random.percent(15);
+        let from = SocketAddr::new(self.one_of(&PODS, six), self.random.pick(&CLIENT_PORTS));
+        let host = self.one_of(&HOSTS, six);
+        let carries = match self.random.below(10) {
+            0..4 => Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned()),
+            4..7 => Carries::Udp,
+            7..9 => Carries::Echo,
+            _ => Carries::Other(47),
+        };
+        let to = SocketAddr::new(host, if carries == Carries::Echo { 0 } else { 443 });
+        let at = if self.random.percent(80) {
+            Hook::ToUplink
+        } else {
+            Hook::FromPod
+        };
+        let packet = self.packet(at, from, to, carries);
+        self.send(packet);
+    }
+
+    /// Anything from anywhere to anywhere.
+    fn stray(&mut self) {
+        let six = self.random.percent(30);
+        let from = SocketAddr::new(self.one_of(&ANYWHERE, six), self.random.pick(&CLIENT_PORTS));
+        let port = self.random.pick(&[80, 8080, 30_080, 8472, 10_000, 64_712]);
+        let to = SocketAddr::new(self.one_of(&ANYWHERE, six), port);
+        let carries = match self.random.below(10) {
+            0..3 => Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned()),
+            3..6 => Carries::Udp,
+            6 => Carries::Echo,
+            7 => Carries::EchoReply,
+            8 => Carries::Other(self.random.pick(&[0, 47, 50, 59, 132, 1, 58])),
+            _ => Carries::Udp,
+        };
+        let at = self.random.pick(&HOOKS);
+        let mut packet = self.packet(at, from, to, carries);
+        if at == Hook::ToTunnel && self.random.percent(30) {
+            packet.mark = 0x6377_0001;
+        }
+        self.send(packet);
+    }
+
+    /// A probe changes its mind, or a backend begins to leave.
+    fn flip(&mut self) {
+        if self.backends.is_empty() {
+            return;
+        }
+        let mut spec = self.backends[self.random.below(self.backends.len())].clone();
+        if self.random.percent(70) {
+            spec.ready = !spec.ready;
+        } else {
+            spec.terminating = !spec.terminating;
+        }
+        self.backend(spec);
+    }
+
+    /// A backend goes, or its index is given to another.
+    fn replace(&mut self) {
+        if self.backends.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.backends.len());
+        let mut spec = self.backends[at].clone();
+        if self.random.percent(40) {
+            self.backends.remove(at);
+            self.push(Action::NoBackend(spec.index));
+            return;
+        }
+        let address = socket(self.random.pick(&BACKENDS));
+        let is_other = self.backends.iter().all(|backend| backend.address != address);
+        if is_other && address.is_ipv6() == spec.address.is_ipv6() {
+            spec.address = address;
+            spec.generation += 1;
+            self.backend(spec);
+        }
+    }
+
+    fn change_service(&mut self) {
+        if self.services.is_empty() || self.random.percent(30) {
+            let id = self.random.below(6) as u32 + 1;
+            if self.services.iter().all(|service| service.id != id) {
+                self.new_service(id);
+            }
+            return;
+        }
+        let at = self.random.below(self.services.len());
+        if self.random.percent(30) {
+            let gone = self.services.remove(at);
+            self.push(Action::NoService(gone.vip));
+            return;
+        }
+        let mut service = self.services[at].clone();
+        if !service.backends.is_empty() && self.random.percent(50) {
+            let gone = self.random.below(service.backends.len());
+            service.backends.remove(gone);
+        } else {
+            let six = service.vip.address.is_ipv6();
+            let others = self.backends.iter().filter(|backend| backend.address.is_ipv6() == six);
+            service.backends = others.map(|backend| backend.index).collect();
+        }
+        service.slots = self.random.pick(&[16, 32, 64]);
+        self.services[at] = service.clone();
+        self.push(Action::Service(service));
+    }
+
+    fn earlier(&mut self) -> Option<(u32, PacketSpec)> {
+        // Mostly the last few.
+        let count = self.sent.len();
+        let back = if self.random.percent(70) { count.min(4) } else { count };
+        (count > 0).then(|| self.sent[count - 1 - self.random.below(back)].clone())
+    }
+
+    fn packet(&mut self, at: Hook, from: SocketAddr, to: SocketAddr, carries: Carries) -> PacketSpec {
+        PacketSpec {
+            at,
+            from,
+            to,
+            carries,
+            payload: self.payload(),
+            odd: self.oddities(from.is_ipv6()),
+            mark: 0,
+        }
+    }
+
+    fn payload(&mut self) -> u16 {
+        match self.random.below(10) {
+            0..4 => 0,
+            4..8 => self.random.below(40) as u16,
+            8 => 512,
+            _ => self.random.below(1_300) as u16,
+        }
+    }
+
+    fn oddities(&mut self, six: bool) -> Vec<Oddity> {
+        let mut odd = Vec::new();
+        while self.random.percent(if odd.is_empty() { 18 } else { 25 }) {
+            let next = match self.random.below(14) {
+                0 if six => Oddity::Extension(self.random.pick(&[0, 43, 60, 51, 60]), self.random.below(3) as u8),
+                0 => Oddity::Options(1 + self.random.below(10) as u8),
+                1 => Oddity::TcpOptions(1 + self.random.below(10) as u8),
+                2 => Oddity::NoChecksum,
+                3 => Oddity::WrongChecksum,
+                4 if !six => Oddity::WrongHeaderChecksum,
+                5 => Oddity::Padding(1 + self.random.below(40) as u8),
+                6 => Oddity::Cut(1 + self.random.below(60) as u16),
+                7 => Oddity::Byte(12 + self.random.below(50) as u16, self.random.next() as u8),
+                8 => Oddity::Vlan(self.random.below(4_096) as u16),
+                9 => Oddity::Hops(self.random.pick(&[0, 1, 2, 255])),
+                10..13 if !odd.iter().any(|other| matches!(other, Oddity::Fragment(..))) => {
+                    let offset = self.random.pick(&[0, 0, 1, 64, 185]);
+                    Oddity::Fragment(offset, self.random.percent(70), self.random.pick(&[7, 8, 9]))
+                }
+                _ if six => Oddity::Extension(self.random.pick(&[0, 43, 60, 51]), 0),
+                _ => continue,
+            };
+            odd.push(next);
+        }
+        odd
+    }
+
+    fn one_of(&mut self, from: &[&str], six: bool) -> IpAddr {
+        loop {
+            let address = ip(self.random.pick(from));
+            if address.is_ipv6() == six {
+                return address;
+            }
+        }
+    }
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is no socket address"))
+}

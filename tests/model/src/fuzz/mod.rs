@@ -1,0 +1,28 @@
+//! Sequences made up from a seed, run by the model and by the real programs.
+//!
+//! | file | does |
+//! |---|---|
+//! | `random`, `generate` | make sequences up |
+//! | `case`, `craft` | sequences as text; packets as bytes |
+//! | `world` | the node they happen on |
+//! | `kernel`, `table` | the programs and their maps |
+//! | `run`, `compare` | both go through a sequence; where they differ |
+//! | `shrink` | what is left of a sequence that matters |
+//!
+//! A sequence holds everything it needs: the same one gives the same result at any time, but for the choices that the programs
+//! are free to make.
+
+pub mod case;
+mod compare;
+pub mod craft;
+pub mod generate;
+pub mod kernel;
+pub mod random;
+pub mod run;
+pub mod shrink;
+mod table;
+pub mod world;
+
+pub use case::Case;
+pub use generate::Generator;
+pub use run::{Difference, Outcome, Runner};

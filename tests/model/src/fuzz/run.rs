@@ -1,0 +1,401 @@
+//! The model and the programs go through a sequence side by side.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use causeway_abi::backend::{IN_USE, READY, TERMINATING};
+use causeway_abi::counter::ServiceCounters;
+use causeway_abi::event::Verdict;
+use causeway_abi::service::{
+    NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_SOURCE_RANGES, ServiceKey, Slot, SourceRangeKey,
+};
+
+use super::case::{Action, AnswerSpec, BackendSpec, Case, ErrorSpec, ServiceSpec, VipSpec};
+use super::compare::{self, Baseline};
+use super::kernel::{BACKENDS, Kernel, SERVICES, SLOTS, clock};
+use super::world::{self, mapped};
+use super::{craft, world::tables};
+use crate::model::tables::{Backend, Scope, Service, Vip};
+use crate::model::{Hook, Model};
+
+/// A sequence that takes longer than this by the clock is begun again: then time passed that no step told of.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How often.
+const ATTEMPTS: usize = 50;
+/// Each service has this many slots to itself.
+const SLOTS_EACH: u32 = SLOTS / (SERVICES + 1);
+
+/// What came of a sequence.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The programs did as the model says, for so many packets.
+    Agreed {
+        /// How many.
+        packets: u64,
+    },
+    /// They did not.
+    Differs(Box<Difference>),
+}
+
+/// The first thing they disagreed on.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The step's number; `None` for what was found at the end.
+    pub step: Option<u32>,
+    /// The packet in words.
+    pub packet: String,
+    /// What each says.
+    pub details: Vec<String>,
+}
+
+impl Difference {
+    /// A name for the kind of difference: what is left of the details without their numbers. Shrinking keeps it.
+    pub fn kind(&self) -> String {
+        let first = self.details.first().map_or("", String::as_str);
+        let name = first.split(':').next().unwrap_or(first);
+        name.chars()
+            .filter(|letter| !letter.is_ascii_digit())
+            .take(40)
+            .collect()
+    }
+}
+
+/// What a packet became.
+struct Made {
+    at: Hook,
+    became: Vec<u8>,
+    verdict: Verdict,
+}
+
+/// The programs, and what they counted before.
+pub struct Runner {
+    kernel: Kernel,
+    baseline: Baseline,
+}
+
+impl Runner {
+    /// Loads the programs.
+    pub fn new() -> Result<Self> {
+        let kernel = Kernel::load()?;
+        world::write(&kernel, &tables())?;
+        let baseline = Baseline::of(&kernel)?;
+        Ok(Self { kernel, baseline })
+    }
+
+    /// Runs a sequence; with `thorough`, everything is compared after each step and not only at the end.
+    pub fn run(&mut self, case: &Case, thorough: bool) -> Result<Outcome> {
+        for _ in 0..ATTEMPTS {
+            let begun = clock()?;
+            let outcome = Sequence::new(self, case)?.run(case, thorough, begun);
+            let slow = clock()?.saturating_sub(begun) > PATIENCE;
+            self.clear(case)?;
+            match outcome {
+                Ok(Outcome::Differs(_)) | Err(_) if slow => {}
+                outcome => return outcome,
+            }
+        }
+        bail!("the machine is too busy: a sequence takes more than {PATIENCE:?}, {ATTEMPTS} times over")
+    }
+
+    fn clear(&mut self, case: &Case) -> Result<()> {
+        self.kernel.forget()?;
+        for step in &case.steps {
+            match &step.action {
+                Action::Backend(spec) => self
+                    .kernel
+                    .backends
+                    .put(spec.index as usize, &causeway_abi::backend::Backend::default()),
+                Action::Service(spec) => {
+                    self.kernel.services.remove(&service_key(&spec.vip))?;
+                    for key in source_ranges(spec) {
+                        self.kernel.source_ranges.remove(&key)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.baseline = Baseline::of(&self.kernel)?;
+        Ok(())
+    }
+}
+
+struct Sequence<'a> {
+    runner: &'a mut Runner,
+    model: Model,
+    made: BTreeMap<u32, Made>,
+    /// Source ranges by service id, as they are in the map.
+    ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
+    packets: u64,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(runner: &'a mut Runner, case: &Case) -> Result<Self> {
+        runner.kernel.watch(case.watched);
+        Ok(Self {
+            runner,
+            model: Model::new(tables()),
+            made: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            packets: 0,
+        })
+    }
+
+    fn run(mut self, case: &Case, thorough: bool, begun: Duration) -> Result<Outcome> {
+        for step in &case.steps {
+            let difference = self.step(step.id, &step.action, case.watched, begun)?;
+            let difference = match difference {
+                None if thorough => self.compare(begun)?,
+                difference => difference,
+            };
+            if let Some(difference) = difference {
+                return Ok(Outcome::Differs(Box::new(Difference {
+                    step: Some(step.id),
+                    ..difference
+                })));
+            }
+        }
+        Ok(match self.compare(begun)? {
+            Some(difference) => Outcome::Differs(Box::new(difference)),
+            None => Outcome::Agreed { packets: self.packets },
+        })
+    }
+
+    fn step(&mut self, id: u32, action: &Action, watched: bool, begun: Duration) -> Result<Option<Difference>> {
+        match action {
+            Action::Backend(spec) => self.backend(spec)?,
+            Action::NoBackend(index) => self.no_backend(*index),
+            Action::Service(spec) => self.service(spec)?,
+            Action::NoService(vip) => self.no_service(vip)?,
+            Action::Wait(seconds) => self.wait(Duration::from_secs(*seconds), begun)?,
+            Action::Collect => self.collect()?,
+            Action::Packet(spec) => {
+                if spec.from.is_ipv4() == spec.to.is_ipv4() {
+                    return self.packet(id, spec.at, &craft::packet(spec), spec.mark, watched);
+                }
+            }
+            Action::Answer(spec) => return self.answer(id, spec, watched),
+            Action::Error(spec) => return self.error(id, spec, watched),
+        }
+        Ok(None)
+    }
+
+    fn packet(&mut self, id: u32, at: Hook, frame: &[u8], mark: u32, watched: bool) -> Result<Option<Difference>> {
+        let Some(seen) = self.runner.kernel.run(at, frame, mark)? else {
+            return Ok(None);
+        };
+        self.packets += 1;
+        let expected = self.model.expect(at, frame, mark, &seen);
+        let details = compare::packet(&expected, &seen, watched);
+        self.made.insert(
+            id,
+            Made {
+                at,
+                became: seen.frame,
+                verdict: expected.verdict,
+            },
+        );
+        Ok((!details.is_empty()).then(|| Difference {
+            step: Some(id),
+            packet: format!("{at:?}: {}", craft::words(frame)),
+            details,
+        }))
+    }
+
+    fn answer(&mut self, id: u32, spec: &AnswerSpec, watched: bool) -> Result<Option<Difference>> {
+        let Some((made, at)) = self.other_end(spec.to) else {
+            return Ok(None);
+        };
+        match craft::answer(spec, &made.became, at) {
+            Some(packet) => self.packet(id, at, &craft::packet(&packet), 0, watched),
+            None => Ok(None),
+        }
+    }
+
+    fn error(&mut self, id: u32, spec: &ErrorSpec, watched: bool) -> Result<Option<Difference>> {
+        let Some((made, at)) = self.other_end(spec.about) else {
+            return Ok(None);
+        };
+        match craft::error(spec, &made.became) {
+            Some(frame) => self.packet(id, at, &frame, 0, watched),
+            None => Ok(None),
+        }
+    }
+
+    /// What a step's packet became, and where whoever got it is heard.
+    fn other_end(&self, step: u32) -> Option<(&Made, Hook)> {
+        let made = self.made.get(&step)?;
+        let at = match (made.verdict, made.at) {
+            (Verdict::ToPod, _) => Hook::FromPod,
+            (Verdict::ToNode, _) => Hook::FromTunnel,
+            (Verdict::ToNetwork | Verdict::ToStack, _) => Hook::FromUplink,
+            _ => return None,
+        };
+        Some((made, at))
+    }
+
+    fn backend(&mut self, spec: &BackendSpec) -> Result<()> {
+        if spec.index >= BACKENDS {
+            bail!("backend {} of {BACKENDS}", spec.index);
+        }
+        let mut flags = IN_USE;
+        if spec.ready {
+            flags |= READY;
+        }
+        if spec.terminating {
+            flags |= TERMINATING;
+        }
+        let value = causeway_abi::backend::Backend {
+            address: mapped(spec.address.ip()),
+            port_be: spec.address.port().to_be(),
+            flags,
+            generation: spec.generation,
+            ..causeway_abi::backend::Backend::default()
+        };
+        self.runner.kernel.backends.put(spec.index as usize, &value);
+        let backend = Backend {
+            address: spec.address,
+            ready: spec.ready,
+            terminating: spec.terminating,
+            generation: spec.generation,
+        };
+        self.model.tables.backends.insert(spec.index, backend);
+        Ok(())
+    }
+
+    fn no_backend(&mut self, index: u32) {
+        if let Some(backend) = self.model.tables.backends.remove(&index) {
+            let value = causeway_abi::backend::Backend {
+                address: mapped(backend.address.ip()),
+                port_be: backend.address.port().to_be(),
+                generation: backend.generation,
+                ..causeway_abi::backend::Backend::default()
+            };
+            self.runner.kernel.backends.put(index as usize, &value);
+        }
+    }
+
+    fn service(&mut self, spec: &ServiceSpec) -> Result<()> {
+        if spec.id == 0 || spec.id > SERVICES || spec.slots > SLOTS_EACH {
+            bail!("service {} with {} slots", spec.id, spec.slots);
+        }
+        let base = spec.id * SLOTS_EACH;
+        let count = if spec.backends.is_empty() { 0 } else { spec.slots };
+        let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
+        for (i, backend) in table.iter().enumerate() {
+            let slot = Slot {
+                backend: *backend,
+                previous: NO_BACKEND,
+            };
+            self.runner.kernel.slots.put(base as usize + i, &slot);
+        }
+        for key in self.ranges.remove(&spec.id).unwrap_or_default() {
+            self.runner.kernel.source_ranges.remove(&key)?;
+        }
+        let ranges = source_ranges(spec);
+        for key in &ranges {
+            self.runner.kernel.source_ranges.put(key, &1)?;
+        }
+        self.ranges.insert(spec.id, ranges);
+        let value = causeway_abi::service::Service {
+            slot_base: base,
+            slot_count: count,
+            service_id: spec.id,
+            flags: if spec.sources.is_some() {
+                SERVICE_SOURCE_RANGES
+            } else {
+                0
+            },
+            affinity_seconds: spec.affinity,
+        };
+        self.runner.kernel.services.put(&service_key(&spec.vip), &value)?;
+        let service = Service {
+            id: spec.id,
+            table,
+            affinity: (spec.affinity != 0).then(|| Duration::from_secs(spec.affinity.into())),
+            sources: spec.sources.clone(),
+        };
+        self.model.tables.services.insert(vip(&spec.vip), service);
+        Ok(())
+    }
+
+    fn no_service(&mut self, spec: &VipSpec) -> Result<()> {
+        self.model.tables.services.remove(&vip(spec));
+        self.runner.kernel.services.remove(&service_key(spec))
+    }
+
+    fn wait(&mut self, by: Duration, begun: Duration) -> Result<()> {
+        // Stamps cannot be from before the machine was started.
+        if self.model.tables.now + by + Duration::from_secs(60) < begun {
+            self.runner.kernel.age(by)?;
+            self.model.tables.now += by;
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<()> {
+        let before: Vec<_> = self.model.tables.flows.iter().copied().collect();
+        let now = self.model.tables.now;
+        self.model.tables.flows.collect(now);
+        let mut gone = Vec::new();
+        for flow in before {
+            if self.model.tables.flows.of_client(&flow.forward()) != Some(&flow) {
+                gone.extend(compare::keys(&flow));
+            }
+        }
+        for key in gone {
+            self.runner.kernel.flows.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&self, begun: Duration) -> Result<Option<Difference>> {
+        let details = compare::tables(&self.model.tables, &self.runner.kernel, &self.runner.baseline, begun)?;
+        Ok((!details.is_empty()).then(|| Difference {
+            step: None,
+            packet: "what is remembered and counted".to_owned(),
+            details,
+        }))
+    }
+}
+
+fn vip(spec: &VipSpec) -> Vip {
+    Vip {
+        scope: spec.scope,
+        protocol: spec.protocol,
+        address: spec.address,
+    }
+}
+
+fn service_key(spec: &VipSpec) -> ServiceKey {
+    ServiceKey {
+        address: mapped(spec.address.ip()),
+        port_be: spec.address.port().to_be(),
+        protocol: spec.protocol,
+        scope: match spec.scope {
+            Scope::Cluster => SCOPE_CLUSTER,
+            Scope::Node => SCOPE_NODE,
+        },
+    }
+}
+
+fn source_ranges(spec: &ServiceSpec) -> Vec<SourceRangeKey> {
+    let ranges = spec.sources.iter().flatten();
+    ranges
+        .map(|(prefix, bits)| SourceRangeKey {
+            prefix_len: 32 + u32::from(*bits) + if prefix.is_ipv4() { 96 } else { 0 },
+            service_id: spec.id,
+            address: mapped(*prefix),
+        })
+        .collect()
+}
+
+/// Counters of a service as the model has them.
+pub(super) fn counters(count: &crate::model::tables::ServiceCount) -> ServiceCounters {
+    ServiceCounters {
+        connections: count.connections,
+        packets: count.packets,
+        bytes: count.bytes,
+        drops: count.drops,
+    }
+}

@@ -1,0 +1,167 @@
+//! The hooks, one function each.
+
+use causeway_abi::DropReason;
+use causeway_abi::event::Verdict;
+
+use super::frame::{Frame, Packet, Part, protocol};
+use super::tables::{Route, Scope, Vip, within};
+use super::{Behalf, Expected, Fate, Hook, Model, untouched};
+
+/// Mark of packets that have their tunnel key already.
+pub const MARK_TUNNEL_KEY: u32 = 0x6377_0001;
+
+impl Model {
+    pub(super) fn at(&mut self, hook: Hook, frame: &[u8], mark: u32, read: &Frame) -> Expected {
+        let keeps_mark = Expected {
+            mark,
+            ..Expected::to_stack(untouched(frame), Behalf::NOBODY)
+        };
+        let expected = match (hook, read) {
+            (Hook::ToTunnel, _) if mark == MARK_TUNNEL_KEY => {
+                return Expected {
+                    mark: 0,
+                    is_told: false,
+                    ..keeps_mark
+                };
+            }
+            // The stack may judge what is malformed, where no pod is to be protected from it.
+            (_, Frame::NotIp) | (Hook::FromUplink | Hook::ToUplink, Frame::Malformed) => return keeps_mark,
+            (_, Frame::Malformed) => Expected::dropped(DropReason::MalformedPacket, frame, 0),
+            (Hook::FromPod, Frame::Ip(packet)) => self.from_pod(frame, packet),
+            (Hook::FromTunnel, Frame::Ip(packet)) => self.from_tunnel(frame, packet),
+            (Hook::ToTunnel, Frame::Ip(packet)) => self.to_tunnel(frame, packet),
+            (Hook::FromUplink, Frame::Ip(packet)) => self.from_uplink(frame, packet),
+            (Hook::ToUplink, Frame::Ip(packet)) => self.to_uplink(frame, packet),
+        };
+        let mark = if expected.mark == 0 { mark } else { expected.mark };
+        Expected { mark, ..expected }
+    }
+
+    /// Everything a pod sends: only with an address of its own. A service's packets go to a backend, answers back to who asked.
+    fn from_pod(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if packet.is_link_control() {
+            return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        let sender = self.tables.pods.get(&packet.source);
+        if sender.is_none_or(|pod| pod.ifindex != self.tables.node.ifindex) {
+            return Expected::dropped(DropReason::SourceAddressNotPods, frame, 0);
+        }
+        if let Some(service) = self.service(packet, Scope::Cluster) {
+            return match self.to_service(frame, packet, &service, Scope::Cluster) {
+                Ok(sent) => sent,
+                Err(reason) => Self::turned_away(reason, frame, packet, service.id),
+            };
+        }
+        if let Some(sent) = self
+            .answer(frame, packet, false)
+            .or_else(|| self.related(frame, packet))
+        {
+            return sent;
+        }
+        self.onwards(untouched(frame), packet.destination, Behalf::NOBODY)
+    }
+
+    /// Everything other nodes send through the tunnel: for pods and for the node itself.
+    fn from_tunnel(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if let Some(sent) = self
+            .answer(frame, packet, false)
+            .or_else(|| self.related(frame, packet))
+        {
+            return sent;
+        }
+        if let Some(pod) = self.tables.pods.get(&packet.destination) {
+            return Self::to_pod(untouched(frame), pod, Behalf::NOBODY);
+        }
+        if self.tables.node.owns(packet.destination) {
+            return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        Expected::dropped(DropReason::NoSuchPod, frame, 0)
+    }
+
+    /// What the node's own processes send to pods elsewhere.
+    fn to_tunnel(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if packet.is_link_control() {
+            return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        if self.tables.route(packet.destination).is_none() {
+            return Expected::dropped(DropReason::NoSuchPod, frame, 0);
+        }
+        Expected::of(Fate::Pass, Verdict::ToNode, untouched(frame), Behalf::NOBODY)
+    }
+
+    /// Everything the network sends: to services as the network knows them, and answers to who left behind the node's address.
+    fn from_uplink(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if packet.is_link_control() || self.is_tunnel(packet) {
+            return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        if let Some(service) = self.service(packet, Scope::Node) {
+            let let_in = service.sources.as_ref().is_none_or(|sources| {
+                sources
+                    .iter()
+                    .any(|(prefix, bits)| within(packet.source, *prefix, *bits))
+            });
+            if !let_in {
+                return Expected::dropped(DropReason::SourceNotAllowed, frame, service.id);
+            }
+            return match self.to_service(frame, packet, &service, Scope::Node) {
+                Ok(sent) => sent,
+                Err(reason) => Self::turned_away(reason, frame, packet, service.id),
+            };
+        }
+        if let Some(sent) = self.answer(frame, packet, true).or_else(|| self.related(frame, packet)) {
+            return sent;
+        }
+        match self.tables.pods.get(&packet.destination) {
+            Some(pod) => Self::to_pod(untouched(frame), pod, Behalf::NOBODY),
+            None => Expected::to_stack(untouched(frame), Behalf::NOBODY),
+        }
+    }
+
+    /// Everything that leaves for the network: pods leave behind the node's address, unless the network knows the way to them.
+    fn to_uplink(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        let is_inside = match self.tables.route(packet.destination) {
+            Some(Route::Tunnel | Route::Native) => true,
+            None => false,
+        };
+        if !self.tables.node.masquerade || is_inside || !self.tables.pods.contains_key(&packet.source) {
+            return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        if packet.part == Part::Later {
+            return self.masqueraded_fragment(frame, packet);
+        }
+        let ends = packet
+            .ends()
+            .or_else(|| packet.echo_ends().filter(|_| packet.is_echo_request()));
+        let Some(ends) = ends else {
+            return Expected::dropped(DropReason::NotMasqueradable, frame, 0);
+        };
+        self.masquerade(frame, packet, ends)
+    }
+
+    /// A packet of the tunnel's own.
+    fn is_tunnel(&self, packet: &Packet) -> bool {
+        packet.protocol == protocol::UDP
+            && packet.ends().is_some_and(|(_, to)| {
+                to.port() == self.tables.node.tunnel_port && self.tables.node.addresses.contains(&to.ip())
+            })
+    }
+
+    /// The service a packet asks for.
+    fn service(&self, packet: &Packet, scope: Scope) -> Option<super::tables::Service> {
+        let (_, address) = packet.ends()?;
+        let vip = Vip {
+            scope,
+            protocol: packet.protocol,
+            address,
+        };
+        self.tables.services.get(&vip).cloned()
+    }
+
+    /// Refused where that helps the client; it is no answer that this node has no room.
+    fn turned_away(reason: DropReason, frame: &[u8], packet: &Packet, service: u32) -> Expected {
+        match reason {
+            DropReason::NoReadyBackend | DropReason::BackendGone => Expected::refused(reason, frame, packet, service),
+            _ => Expected::dropped(reason, frame, service),
+        }
+    }
+}
