@@ -24,11 +24,17 @@ pub enum DropReason {
     SourceNotAllowed = 9,
     /// A protocol that has no ports to tell flows apart by cannot leave the cluster behind the node's address.
     NotMasqueradable = 10,
+    /// A fragment came before the first of its datagram, and there was no room to keep it until then.
+    FragmentNotHeld = 11,
+    /// The packet has been through too many routers; its sender is told.
+    HopLimitExceeded = 12,
+    /// The packet does not fit into the tunnel and may not be divided; its sender is told what would.
+    TooLargeForTunnel = 13,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::NoReadyBackend,
         Self::SourceAddressNotPods,
         Self::MalformedPacket,
@@ -39,6 +45,9 @@ impl DropReason {
         Self::NoSuchPod,
         Self::SourceNotAllowed,
         Self::NotMasqueradable,
+        Self::FragmentNotHeld,
+        Self::HopLimitExceeded,
+        Self::TooLargeForTunnel,
     ];
 
     /// Name in metrics and on the command line.
@@ -54,6 +63,9 @@ impl DropReason {
             Self::NoSuchPod => "NO_SUCH_POD",
             Self::SourceNotAllowed => "SOURCE_NOT_ALLOWED",
             Self::NotMasqueradable => "NOT_MASQUERADABLE",
+            Self::FragmentNotHeld => "FRAGMENT_NOT_HELD",
+            Self::HopLimitExceeded => "HOP_LIMIT_EXCEEDED",
+            Self::TooLargeForTunnel => "TOO_LARGE_FOR_TUNNEL",
         }
     }
 }

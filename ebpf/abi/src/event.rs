@@ -115,11 +115,13 @@ pub enum Verdict {
     Balanced = 6,
     /// Sent back out of the uplink.
     ToNetwork = 7,
+    /// Kept until the first fragment of its datagram comes.
+    Held = 8,
 }
 
 impl Verdict {
     /// Every verdict, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ToPod,
         Self::ToNode,
         Self::ToStack,
@@ -127,7 +129,24 @@ impl Verdict {
         Self::Refuse,
         Self::Balanced,
         Self::ToNetwork,
+        Self::Held,
     ];
+
+    /// The verdict of a number.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::ToPod),
+            2 => Some(Self::ToNode),
+            3 => Some(Self::ToStack),
+            4 => Some(Self::Drop),
+            5 => Some(Self::Refuse),
+            6 => Some(Self::Balanced),
+            7 => Some(Self::ToNetwork),
+            8 => Some(Self::Held),
+            _ => None,
+        }
+    }
 
     /// Name on the command line.
     pub const fn name(self) -> &'static str {
@@ -139,6 +158,7 @@ impl Verdict {
             Self::Refuse => "refuse",
             Self::Balanced => "balanced",
             Self::ToNetwork => "to-network",
+            Self::Held => "held",
         }
     }
 }

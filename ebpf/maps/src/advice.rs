@@ -88,6 +88,29 @@ const ADVICE: &[(DropReason, Advice)] = &[
             remedy: "use TCP, UDP or ICMP echo to reach the world, or give the destination a native route",
         },
     ),
+    (
+        DropReason::FragmentNotHeld,
+        Advice {
+            meaning: "a fragment came before the first of its datagram, and could not be kept until then",
+            remedy: "it is larger than 2 KiB, or its datagram has more than 64 fragments: send smaller datagrams, or find out \
+                     what changes the order of packets on the way",
+        },
+    ),
+    (
+        DropReason::HopLimitExceeded,
+        Advice {
+            meaning: "the packet has been through too many routers; its sender is told",
+            remedy: "nothing, if somebody traces a route; else look for a loop in the routes",
+        },
+    ),
+    (
+        DropReason::TooLargeForTunnel,
+        Advice {
+            meaning: "the packet does not fit into the tunnel and may not be divided; its sender is told what would",
+            remedy: "nothing, if the sender heeds path MTU discovery; else let ICMP through on the way back to it, or lower \
+                     its MTU",
+        },
+    ),
 ];
 
 /// What a reason means and what to do about it.
@@ -128,5 +151,26 @@ mod tests {
             assert_eq!(advice_by_name(reason.name()), Some(advice(reason)));
         }
         assert_eq!(advice_by_name("NO_SUCH_REASON"), None);
+    }
+
+    #[test]
+    fn the_manual_says_the_same() {
+        let manual = include_str!("../../../docs/data-path.md");
+        let rows: Vec<&str> = manual.lines().filter(|line| line.starts_with("| `")).collect();
+        let rows: Vec<&str> = rows.into_iter().filter(|row| is_reason(row)).collect();
+        let expected: Vec<String> = DropReason::ALL
+            .into_iter()
+            .map(|reason| {
+                let Advice { meaning, remedy } = advice(reason);
+                format!("| `{}` | {meaning} | {remedy} |", reason.name())
+            })
+            .collect();
+        assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
+    }
+
+    /// Reasons are in capitals, which nothing else in the manual's tables is.
+    fn is_reason(row: &str) -> bool {
+        let name = row.trim_start_matches("| `").split('`').next().unwrap_or_default();
+        !name.is_empty() && name.chars().all(|letter| letter.is_ascii_uppercase() || letter == '_')
     }
 }

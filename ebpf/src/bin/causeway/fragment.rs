@@ -78,6 +78,7 @@ fn key(headers: &Headers) -> FragmentKey {
         destination: headers.destination,
         identification_be: headers.identification_be,
         protocol: headers.protocol,
-        reserved: [0; 3],
+        place: 0,
+        reserved: [0; 2],
     }
 }

@@ -78,13 +78,9 @@ impl Outcome {
     /// The inverse of [`pack`](Self::pack).
     #[inline(always)]
     pub const fn unpack(packed: u64) -> Self {
-        let verdict = match packed & 0xff {
-            1 => Verdict::ToPod,
-            2 => Verdict::ToNode,
-            4 => Verdict::Drop,
-            5 => Verdict::Refuse,
-            7 => Verdict::ToNetwork,
-            _ => Verdict::ToStack,
+        let verdict = match Verdict::from_number(packed as u8) {
+            Some(verdict) => verdict,
+            None => Verdict::ToStack,
         };
         Self {
             action: (packed >> 32) as i32,
