@@ -300,6 +300,7 @@ fn clsact_filters_do_where_the_kernel_has_no_tcx() {
     let mut lab = Lab::new(Settings {
         nodes: 2,
         tc: TcAttachment::Clsact,
+        ..Settings::default()
     });
     let (client, server) = (lab.nodes[0].add_pod(2), lab.nodes[1].add_pod(2));
     let _listening = server.serve_tcp(PORT, "far");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use xtask::cluster::{DEV, Spec, Store, remove, up};
+use xtask::cluster::{DEV, IpFamilies, Routing, Spec, Store, remove, up};
 use xtask::progress::Progress;
 use xtask::vm::{self, Kernel};
 use xtask::{bench, check, compile, image, root, setup};
@@ -89,6 +89,12 @@ struct UpArgs {
     /// Leave the cluster running and return.
     #[arg(long)]
     detach: bool,
+    /// Which addresses nodes, pods and services have.
+    #[arg(long, value_enum, default_value_t)]
+    ip_families: IpFamilies,
+    /// How pods of other nodes are reached.
+    #[arg(long, value_enum, default_value_t)]
+    routing: Routing,
     /// Name of the cluster: several can run side by side.
     #[arg(long, default_value = DEV)]
     cluster: String,
@@ -115,7 +121,8 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Up(args) => {
             root::ensure("cluster needs network namespaces, cgroups and BPF")?;
-            let spec = Spec::new(&args.cluster, args.nodes.into(), args.store)?;
+            let mut spec = Spec::new(&args.cluster, args.nodes.into(), args.store)?;
+            (spec.families, spec.routing) = (args.ip_families, args.routing);
             up::run(
                 &progress,
                 &spec,

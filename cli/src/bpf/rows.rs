@@ -448,10 +448,16 @@ fn drops(drops: &[DropView]) -> Rows {
     }
 }
 
+/// Addresses of both families, as far as there are any.
+fn both(ipv4: &str, ipv6: &str) -> String {
+    let known: Vec<&str> = [ipv4, ipv6].into_iter().filter(|text| !text.is_empty()).collect();
+    known.join(",")
+}
+
 fn the_node(node: &NodeView) -> Rows {
     let narrow = vec![
-        node.address.clone(),
-        node.router_address.clone(),
+        both(&node.address, &node.address6),
+        both(&node.router_address, &node.router_address6),
         node.uplink_ifindex.to_string(),
         node.tunnel_ifindex.to_string(),
         node.abi_version.to_string(),

@@ -18,7 +18,9 @@ const FIELD_PATHS: &[&str] = &[
     "metadata.uid",
     "spec.nodeName",
     "status.hostIP",
+    "status.hostIPs",
     "status.podIP",
+    "status.podIPs",
 ];
 const RESOURCES: &[&str] = &["cpu", "memory"];
 

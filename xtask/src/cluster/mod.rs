@@ -16,4 +16,4 @@ pub mod up;
 pub use host::cgroup2;
 pub use process::{Exited, Process};
 pub use running::{Claimed, Cluster};
-pub use spec::{DEV, Spec, Store};
+pub use spec::{DEV, IpFamilies, Routing, Spec, Store};

@@ -391,12 +391,13 @@ impl Cluster {
         let address = spec.control_address().to_string();
         let socket = spec.server();
         let data = spec.state_dir().join(CONTROL).display().to_string();
+        let (cluster_cidrs, service_cidrs) = (spec.cluster_cidrs(), spec.service_cidrs());
         let mut args = vec![
             ("--listen", address.as_str()),
             ("--listen", &socket),
             ("--store", spec.store.argument()),
-            ("--cluster-cidr", &spec.cluster_cidr),
-            ("--service-cidr", &spec.service_cidr),
+            ("--cluster-cidr", &cluster_cidrs),
+            ("--service-cidr", &service_cidrs),
         ];
         match spec.store {
             Store::Embedded => args.push(("--data-dir", &data)),
@@ -414,11 +415,12 @@ impl Cluster {
             ("--cluster", &spec.name),
             ("--node-name", node),
             ("--control", &format!("http://{}", spec.control_address())),
-            ("--node-ip", &spec.node_ip(number).to_string()),
+            ("--node-ip", &spec.node_ips(number)),
             ("--uplink", topology::UPLINK),
             ("--state-dir", &spec.node_state_dir(node).display().to_string()),
             ("--cgroup", &spec.cgroup(node)),
-            ("--cluster-cidr", &spec.cluster_cidr),
+            ("--cluster-cidr", &spec.cluster_cidrs()),
+            ("--routing", spec.routing.argument()),
         ]));
         self.launch_of(node, &self.binaries.agent, spec.netns(node), args)
     }

@@ -1,6 +1,6 @@
 //! What a cluster's parts are called on the machine, and which addresses they have.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -32,6 +32,36 @@ impl Store {
     }
 }
 
+/// Which addresses nodes, pods and services have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum IpFamilies {
+    /// Of IPv4 alone.
+    #[default]
+    Ipv4,
+    /// Of IPv4, and of IPv6 beside them.
+    Dual,
+}
+
+/// How pods of other nodes are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Routing {
+    /// Through VXLAN tunnels.
+    #[default]
+    Vxlan,
+    /// By routes between the nodes.
+    Native,
+}
+
+impl Routing {
+    /// Value of `causeway-agent run --routing`.
+    pub fn argument(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::Native => "native",
+        }
+    }
+}
+
 /// A cluster's name, size and addresses; all other names follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
@@ -47,6 +77,10 @@ pub struct Spec {
     pub cluster_cidr: String,
     /// Range of the services' virtual addresses.
     pub service_cidr: String,
+    /// With [`IpFamilies::Dual`], ranges of IPv6 come on top.
+    pub families: IpFamilies,
+    /// How pods of other nodes are reached.
+    pub routing: Routing,
     /// Further arguments for `causeway-control`.
     pub control_args: Vec<String>,
 }
@@ -65,6 +99,8 @@ impl Spec {
             underlay: [172, 30, 0],
             cluster_cidr: "10.244.0.0/16".to_owned(),
             service_cidr: "10.96.0.0/16".to_owned(),
+            families: IpFamilies::default(),
+            routing: Routing::default(),
             control_args: Vec::new(),
         })
     }
@@ -108,6 +144,57 @@ impl Spec {
     pub fn node_ip(&self, number: usize) -> Ipv4Addr {
         let [a, b, c] = self.underlay;
         Ipv4Addr::new(a, b, c, 10 + number as u8)
+    }
+
+    /// Whether nodes, pods and services have IPv6 addresses too.
+    pub fn has_ipv6(&self) -> bool {
+        self.families == IpFamilies::Dual
+    }
+
+    /// IPv6 address of the bridge between the nodes.
+    pub fn bridge_ip6(&self) -> Ipv6Addr {
+        self.underlay_ip6(1)
+    }
+
+    /// IPv6 address of a node, by its number from 1.
+    pub fn node_ip6(&self, number: usize) -> Ipv6Addr {
+        self.underlay_ip6(10 + number as u16)
+    }
+
+    /// The bytes of the IPv4 network, read as hexadecimal digits: 172.30.0 is `fd00:172:30:0::/64`.
+    fn underlay_ip6(&self, host: u16) -> Ipv6Addr {
+        let [a, b, c] = self.underlay.map(|byte| {
+            let (hundreds, tens, ones) = (byte / 100, byte / 10 % 10, byte % 10);
+            u16::from(hundreds) << 8 | u16::from(tens) << 4 | u16::from(ones)
+        });
+        Ipv6Addr::new(0xfd00, a, b, c, 0, 0, 0, host)
+    }
+
+    /// Value of `--node-ip`.
+    pub fn node_ips(&self, number: usize) -> String {
+        if self.has_ipv6() {
+            format!("{},{}", self.node_ip(number), self.node_ip6(number))
+        } else {
+            self.node_ip(number).to_string()
+        }
+    }
+
+    /// Value of `--cluster-cidr`.
+    pub fn cluster_cidrs(&self) -> String {
+        self.with_ipv6(&self.cluster_cidr, "fd00:244::/48")
+    }
+
+    /// Value of `--service-cidr`.
+    pub fn service_cidrs(&self) -> String {
+        self.with_ipv6(&self.service_cidr, "fd00:96::/112")
+    }
+
+    fn with_ipv6(&self, ipv4: &str, ipv6: &str) -> String {
+        if self.has_ipv6() {
+            format!("{ipv4},{ipv6}")
+        } else {
+            ipv4.to_owned()
+        }
     }
 
     /// Where nodes reach the API.
@@ -228,6 +315,19 @@ mod tests {
             }
         }
         assert!(!owns_netns(DEV, "causeway-node-x"));
+    }
+
+    #[test]
+    fn both_families_are_there_only_when_asked_for() {
+        let mut spec = Spec::new("t7", 2, Store::Embedded).unwrap();
+        assert_eq!(
+            (spec.node_ips(1).as_str(), spec.cluster_cidrs().as_str()),
+            ("172.30.0.11", "10.244.0.0/16")
+        );
+        spec.families = IpFamilies::Dual;
+        assert_eq!(spec.node_ips(2), "172.30.0.12,fd00:172:30::c");
+        assert_eq!(spec.cluster_cidrs(), "10.244.0.0/16,fd00:244::/48");
+        assert_eq!(spec.service_cidrs(), "10.96.0.0/16,fd00:96::/112");
     }
 
     #[test]

@@ -42,6 +42,9 @@ fn bridge(spec: &Spec) -> String {
         "link set lo up\nlink add {BRIDGE} type bridge\naddr add {}/24 dev {BRIDGE}\nlink set {BRIDGE} up\n",
         spec.bridge_ip()
     );
+    if spec.has_ipv6() {
+        let _ = writeln!(lines, "addr add {}/64 dev {BRIDGE} nodad", spec.bridge_ip6());
+    }
     for (number, node) in (1..).zip(spec.node_names()) {
         let port = format!("cw-up{number}");
         let _ = writeln!(
@@ -55,11 +58,17 @@ fn bridge(spec: &Spec) -> String {
 }
 
 fn uplink(spec: &Spec, number: usize) -> String {
-    format!(
+    let mut lines = format!(
         "link set lo up\naddr add {}/24 dev {UPLINK}\nlink set {UPLINK} up\nroute add default via {}\n",
         spec.node_ip(number),
         spec.bridge_ip()
-    )
+    );
+    if spec.has_ipv6() {
+        // No other machine is in these namespaces, so nobody's address has to be looked for first.
+        let _ = writeln!(lines, "addr add {}/64 dev {UPLINK} nodad", spec.node_ip6(number));
+        let _ = writeln!(lines, "route add default via {}", spec.bridge_ip6());
+    }
+    lines
 }
 
 /// Runs several `ip` commands in one process (ip(8), `-batch`).
@@ -82,11 +91,11 @@ fn batch(namespace: Option<&str>, lines: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;
-    use crate::cluster::{Store, remove};
+    use crate::cluster::{IpFamilies, Store, remove};
 
     struct Removed(String);
 
@@ -101,19 +110,26 @@ mod tests {
     fn nodes_reach_each_other_and_the_control_plane_over_their_uplinks() {
         let mut spec = Spec::new(&format!("xn{}", std::process::id()), 2, Store::Embedded).unwrap();
         spec.underlay = [172, 31, 254];
+        spec.families = IpFamilies::Dual;
         let _removed = Removed(spec.name.clone());
         create(&spec).unwrap();
         assert!(create(&spec).unwrap_err().to_string().contains("exists already"));
 
+        let (node_1, node_2) = (
+            spec.netns("node-1"),
+            [spec.node_ip(2).into(), IpAddr::from(spec.node_ip6(2))],
+        );
         for (netns, ip) in [
-            (spec.netns("node-1"), spec.node_ip(1)),
-            (spec.underlay_netns(), spec.bridge_ip()),
+            (node_1.clone(), IpAddr::from(spec.node_ip(1))),
+            (node_1, spec.node_ip6(1).into()),
+            (spec.underlay_netns(), spec.bridge_ip().into()),
+            (spec.underlay_netns(), spec.bridge_ip6().into()),
         ] {
             let listener = netns::run_in(&netns, || Ok(TcpListener::bind(SocketAddr::from((ip, 6550)))?)).unwrap();
             let to = listener.local_addr().unwrap();
             let connect = || Ok(TcpStream::connect_timeout(&to, Duration::from_secs(5))?.local_addr()?);
             let from = netns::run_in(&spec.netns("node-2"), connect).unwrap();
-            assert_eq!(from.ip(), spec.node_ip(2));
+            assert!(node_2.contains(&from.ip()), "{from}");
         }
     }
 }

@@ -14,12 +14,12 @@ use causeway_maps::{
         self, AttachmentView, BackendState, NodeView, PodView, ProgramView, RouteView, ServiceBackendView, ServiceView,
     },
 };
-use causeway_proto::v1::{CheckResponse, Difference, Pod};
+use causeway_proto::v1::{CheckResponse, Difference, Pod, PodStatus};
 use tonic::Status;
 
 use super::Inspector;
 use crate::{
-    bpf::{DesiredRoute, DesiredService, DesiredServices, desired::Scope},
+    bpf::{DesiredRoute, DesiredService, DesiredServices, RouteMode, desired::Scope},
     reconcile::pods::chain,
 };
 
@@ -96,10 +96,13 @@ impl Wanted {
         let mut running = BTreeMap::new();
         let mut bound = BTreeSet::new();
         for pod in &pods {
-            if let Some((address, name, runs)) = pod_of(pod) {
+            let Some((addresses, name, runs)) = pod_of(pod) else {
+                continue;
+            };
+            for address in addresses {
                 bound.insert(address.clone());
                 if runs {
-                    running.insert(address, name);
+                    running.insert(address, name.clone());
                 }
             }
         }
@@ -112,18 +115,25 @@ impl Wanted {
     }
 }
 
-/// Address, name, and whether it must be reachable.
-fn pod_of(pod: &Pod) -> Option<(String, String, bool)> {
+/// Addresses, name, and whether it must be reachable.
+fn pod_of(pod: &Pod) -> Option<(Vec<String>, String, bool)> {
     let (metadata, status) = (pod.metadata.as_ref()?, pod.status.as_ref()?);
     if status.pod_ip.is_empty() || status.pod_ip == status.host_ip {
         return None;
     }
     let runs = status.phase == "Running" && metadata.deletion_timestamp.is_none();
     Some((
-        status.pod_ip.clone(),
+        addresses_of(status),
         format!("{}/{}", metadata.namespace, metadata.name),
         runs,
     ))
+}
+
+/// All addresses of a pod, each once.
+pub fn addresses_of(status: &PodStatus) -> Vec<String> {
+    let all = status.pod_ips.iter().map(|one| &one.ip).chain([&status.pod_ip]);
+    let distinct: BTreeSet<&String> = all.filter(|ip| !ip.is_empty()).collect();
+    distinct.into_iter().cloned().collect()
 }
 
 impl Held {
@@ -305,6 +315,10 @@ fn routes(wanted: &Wanted, held: &Held, found: &mut Vec<Difference>) {
                 let problem = format!("is not in the kernel: pods of node {} are unreachable", route.node);
                 found.push(difference("Route", &prefix, problem));
             }
+            Some(there) if there.mode != mode_name(route.mode) => {
+                let problem = format!("should be {}, the kernel has {}", mode_name(route.mode), there.mode);
+                found.push(difference("Route", &prefix, problem));
+            }
             Some(there) if there.node != route.node.to_string() => {
                 let problem = format!("should lead to {}, the kernel sends to {}", route.node, there.node);
                 found.push(difference("Route", &prefix, problem));
@@ -314,10 +328,17 @@ fn routes(wanted: &Wanted, held: &Held, found: &mut Vec<Difference>) {
         known.insert(prefix);
     }
     for route in &held.routes {
-        if !known.contains(&route.prefix) && route.mode != "Native" {
+        if !known.contains(&route.prefix) {
             let problem = format!("leads to {} in the kernel, but no node has that range", route.node);
             found.push(difference("Route", &route.prefix, problem));
         }
+    }
+}
+
+fn mode_name(mode: RouteMode) -> &'static str {
+    match mode {
+        RouteMode::Vxlan { .. } => "VXLAN",
+        RouteMode::Native => "Native",
     }
 }
 

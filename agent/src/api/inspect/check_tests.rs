@@ -117,6 +117,8 @@ fn held() -> Held {
             abi_version: 1,
             address: "172.30.0.11".into(),
             router_address: "10.244.1.1".into(),
+            address6: String::new(),
+            router_address6: String::new(),
             tunnel_ifindex: 3,
             uplink_ifindex: 2,
         },

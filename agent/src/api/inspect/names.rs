@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use causeway_proto::v1::{Endpoints, NamesResponse, Node, Pod};
 
+use super::check::addresses_of;
 use crate::watch::Watches;
 
 /// Every name the agent knows: of its own pods, of the pods behind services, of nodes.
@@ -22,15 +23,18 @@ pub fn names(watches: &Watches) -> NamesResponse {
     }
 }
 
-fn of_pod(pod: &Pod) -> Option<(String, String)> {
-    let (metadata, status) = (pod.metadata.as_ref()?, pod.status.as_ref()?);
-    let is_own = !status.pod_ip.is_empty() && status.pod_ip != status.host_ip;
-    is_own.then(|| {
-        (
-            status.pod_ip.clone(),
-            format!("{}/{}", metadata.namespace, metadata.name),
-        )
-    })
+fn of_pod(pod: &Pod) -> Vec<(String, String)> {
+    let (Some(metadata), Some(status)) = (&pod.metadata, &pod.status) else {
+        return Vec::new();
+    };
+    if status.pod_ip == status.host_ip {
+        return Vec::new();
+    }
+    let name = format!("{}/{}", metadata.namespace, metadata.name);
+    addresses_of(status)
+        .into_iter()
+        .map(|address| (address, name.clone()))
+        .collect()
 }
 
 fn of_endpoints(endpoints: &Endpoints) -> Vec<(String, String)> {
@@ -77,9 +81,9 @@ mod tests {
         };
         assert_eq!(
             of_pod(&pod("10.244.1.2", "172.30.0.1")),
-            Some(("10.244.1.2".into(), "default/web".into()))
+            [("10.244.1.2".into(), "default/web".into())]
         );
-        assert_eq!(of_pod(&pod("172.30.0.1", "172.30.0.1")), None);
-        assert_eq!(of_pod(&pod("", "172.30.0.1")), None);
+        assert!(of_pod(&pod("172.30.0.1", "172.30.0.1")).is_empty());
+        assert!(of_pod(&pod("", "172.30.0.1")).is_empty());
     }
 }

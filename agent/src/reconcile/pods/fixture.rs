@@ -13,6 +13,9 @@ use super::{
 };
 use crate::runtime::{Exit, ExitReason};
 
+static NODE: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2))];
+static POD: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::new(10, 244, 0, 7))];
+
 /// Seconds after the tests' beginning of time.
 pub fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
@@ -62,7 +65,7 @@ pub fn fresh(pod: &Pod) -> PodView<'_> {
     PodView {
         pod,
         addresses: &[],
-        host_ips: &[IpAddr::V4(Ipv4Addr::new(172, 30, 0, 2))],
+        host_ips: &NODE,
         start_time: at(0),
         sandbox: Sandbox::Absent,
         attached: false,
@@ -77,7 +80,7 @@ pub fn fresh(pod: &Pod) -> PodView<'_> {
 /// The view of a pod with sandbox and network and no container started.
 pub fn attached(pod: &Pod) -> PodView<'_> {
     PodView {
-        addresses: &[IpAddr::V4(Ipv4Addr::new(10, 244, 0, 7))],
+        addresses: &POD,
         sandbox: Sandbox::Alive,
         attached: true,
         ..fresh(pod)

@@ -18,6 +18,12 @@ pub struct NodeView {
     pub address: String,
     /// The node's address in its pod range.
     pub router_address: String,
+    /// Underlay address of the other family, if the node has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub address6: String,
+    /// The node's address in its IPv6 pod range, if it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub router_address6: String,
     /// Interface index of the VXLAN device; 0 for none.
     pub tunnel_ifindex: u32,
     /// Interface index of the uplink; 0 for none.
@@ -44,7 +50,7 @@ pub struct PodView {
 pub struct RouteView {
     /// Prefix of pod addresses, "address/bits".
     pub prefix: String,
-    /// Underlay address of their node.
+    /// Underlay address of their node; unspecified for prefixes of no one node.
     pub node: String,
     /// VXLAN network identifier.
     pub tunnel_id: u32,
@@ -57,8 +63,10 @@ pub fn node(maps: &PinnedMaps) -> Result<NodeView, MapsError> {
     let node = maps.node.get()?;
     Ok(NodeView {
         abi_version: node.abi_version,
-        address: text(node.node_address),
-        router_address: text(node.router_address),
+        address: text_of(node.node_address),
+        router_address: text_of(node.router_address),
+        address6: text_of(node.node_address6),
+        router_address6: text_of(node.router_address6),
         tunnel_ifindex: node.tunnel_ifindex,
         uplink_ifindex: node.uplink_ifindex,
     })
@@ -92,6 +100,15 @@ pub fn routes(maps: &PinnedMaps) -> Result<Vec<RouteView>, MapsError> {
             mode: if route.mode == MODE_NATIVE { "Native" } else { "VXLAN" }.to_owned(),
         })
         .collect())
+}
+
+/// Empty for none.
+fn text_of(address: Address) -> String {
+    if address == Address::default() {
+        String::new()
+    } else {
+        text(address)
+    }
 }
 
 fn text(address: Address) -> String {
