@@ -162,9 +162,12 @@ impl Headers {
         self.protocol == protocol::TCP && self.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     }
 
-    /// An ICMP message about another packet.
+    /// An ICMP message about another packet; a later fragment does not tell what it is of.
     #[inline(always)]
     pub const fn is_icmp_error(&self) -> bool {
+        if matches!(self.fragment, Fragment::Later) {
+            return false;
+        }
         match self.protocol {
             // RFC 792: destination unreachable, source quench, time exceeded, parameter problem.
             protocol::ICMP => matches!(self.flags, 3 | 4 | 11 | 12),

@@ -525,7 +525,8 @@ unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connectio
         Some(other) => half.tcp_state = unsafe { (*other).tcp_state },
         None => return CONNTRACK_NEW.insert(&reply_key, &half, BPF_ANY.into()).is_ok().into(),
     }
-    if half.tcp_state == TCP_SYN_SENT || opens_connection != 0 {
+    // What was reset needs no shelter, and openings that are reset at once must not fill the table either.
+    if matches!(half.tcp_state, TCP_SYN_SENT | TCP_RESET) || opens_connection != 0 {
         return 0;
     }
     if CONNTRACK.insert(&reply_key, &half, BPF_ANY.into()).is_err() {

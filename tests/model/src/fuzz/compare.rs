@@ -269,6 +269,7 @@ fn half_of(flow: &Flow, side: usize) -> Half {
             State::Opening => 0,
             State::Established => 1,
             State::Closing => 2,
+            State::Reset => 3,
         },
         service: flow.service,
         backend: flow.backend.unwrap_or((NO_BACKEND, 0)),

@@ -21,8 +21,8 @@ const OTHER_IFINDEX: u32 = 77;
 const TUNNEL_IFINDEX: u32 = 900;
 const UPLINK_IFINDEX: u32 = 901;
 const TUNNEL_PORT: u16 = 8472;
-const NODE: &str = "172.30.0.11";
-const ROUTER: &str = "10.244.1.1";
+const NODE: [&str; 2] = ["172.30.0.11", "2001:db8:30::11"];
+const ROUTER: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
 /// Pods of this node; the last of each family is behind another interface than the one packets come in by.
 pub const PODS: [&str; 8] = [
     "10.244.1.5",
@@ -82,8 +82,8 @@ pub fn tables() -> Tables {
     });
     Tables {
         node: Node {
-            addresses: vec![ip(NODE)],
-            routers: vec![ip(ROUTER)],
+            addresses: NODE.map(ip).to_vec(),
+            routers: ROUTER.map(ip).to_vec(),
             tunnel_port: TUNNEL_PORT,
             masquerade: true,
             ifindex: IFINDEX,
@@ -111,8 +111,8 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
     node.tunnel_ifindex = TUNNEL_IFINDEX;
     node.uplink_ifindex = UPLINK_IFINDEX;
     node.flags = MASQUERADE;
-    node.node_address = mapped(ip(NODE));
-    node.router_address = mapped(ip(ROUTER));
+    [node.node_address, node.node_address6] = NODE.map(ip).map(mapped);
+    [node.router_address, node.router_address6] = ROUTER.map(ip).map(mapped);
     node.tunnel_port_be = TUNNEL_PORT.to_be();
     kernel.set_node(&node);
     for (address, pod) in &tables.pods {

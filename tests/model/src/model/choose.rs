@@ -7,7 +7,8 @@
 //!   affinity), and it does not depend on who is ready. So a backend that comes or goes moves its own flows and no others.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use super::tables::{Backend, Tables};
 
@@ -66,43 +67,62 @@ impl Preferences {
 /// Where a client's port as its backend sees it comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ports {
-    /// From the range that Linux gives to no socket by itself (61000 and up), because the same client may have a socket that
-    /// was balanced by `connect` to the same backend; the client's own when those that were tried are taken.
+    /// One that Linux gives to no socket by itself, because the same client may have a socket that was balanced by `connect` to the
+    /// same backend. Each of those that Linux gives has one of its own among them.
     Unused,
-    /// The client's own; from that range when it is taken.
+    /// The client's own; one of those when it is taken.
     Own,
     /// From the range of the node's own, 10000 to 29999.
     Node,
 }
 
-/// Tries for a port before a flow is turned away.
-const TRIES: usize = 4;
+/// Ports that Linux gives to sockets (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: Range<u16> = 32_768..61_000;
+/// Below these are servers.
+const CLIENTS: u16 = 1_024;
+/// Tries for a port before one is taken from a flow that both sides have closed.
+pub const TRIES: usize = 8;
 
 impl Ports {
-    /// What is wrong with a port, given what the flows that look alike but for their port show.
-    pub fn complaint(self, port: u16, own: u16, taken: &[u16]) -> Option<String> {
-        let unused = port >= 61_000;
+    /// What is wrong with a port, given the ports that other flows between the same two have.
+    pub fn complaint(self, port: u16, own: u16, backend: u16, taken: &[u16]) -> Option<String> {
+        let unused = port >= CLIENTS && !EPHEMERAL.contains(&port) && port != backend;
         let fits = match self {
-            Self::Unused => unused || (port == own && taken.len() >= TRIES),
-            Self::Own => port == own || (unused && taken.contains(&own)),
+            Self::Unused => match home(own).filter(|home| *home != backend && !taken.contains(home)) {
+                Some(home) => port == home,
+                None => unused,
+            },
+            Self::Own => {
+                if taken.contains(&own) {
+                    unused
+                } else {
+                    port == own
+                }
+            }
             Self::Node => (10_000..30_000).contains(&port),
         };
-        (!fits)
-            .then(|| format!("port {port} is none of those for the client's port {own} ({self:?}, taken: {taken:?})"))
+        (!fits).then(|| format!("port: {port} is none of those for the client's port {own} ({self:?}, taken: {taken:?})"))
     }
 
     /// Whether so many ports are taken that a flow may be turned away.
-    pub fn may_be_exhausted(self, taken: &[u16]) -> bool {
+    pub fn may_be_exhausted(taken: &[u16]) -> bool {
         taken.len() >= TRIES
     }
 }
 
-/// The ports by which clients of one address are known to one backend.
-pub fn taken(tables: &Tables, protocol: u8, answerer: SocketAddr, shown: std::net::IpAddr) -> Vec<u16> {
+/// The port that belongs to one of those that Linux gives to sockets.
+fn home(own: u16) -> Option<u16> {
+    EPHEMERAL.contains(&own).then(|| CLIENTS + (own - EPHEMERAL.start))
+}
+
+/// The ports by which clients of one address are known to one backend, and which no other flow may have: all but those of
+/// flows that are over or were reset.
+pub fn taken(tables: &Tables, protocol: u8, answerer: SocketAddr, shown: IpAddr) -> Vec<u16> {
     tables
         .flows
         .iter()
         .filter(|flow| flow.protocol == protocol && flow.answerer == answerer && flow.shown.ip() == shown)
+        .filter(|flow| flow.is_live(tables.now) && !flow.is_reset())
         .map(|flow| flow.shown.port())
         .collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::frame::{Packet, protocol};
+use super::frame::{Packet, flag, protocol};
 
 /// Packets of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,6 +35,15 @@ pub enum State {
     Established,
     /// This side said goodbye.
     Closing,
+    /// Either side ended it at once.
+    Reset,
+}
+
+impl State {
+    /// Whether the side expects to say nothing more.
+    pub fn is_closing(self) -> bool {
+        matches!(self, Self::Closing | Self::Reset)
+    }
 }
 
 /// What is known of one side.
@@ -108,21 +117,35 @@ impl Flow {
         self.is_live(now) || now <= half.heard + patience(self.protocol, half.state)
     }
 
-    /// Whether a side has closed it.
-    pub fn is_closing(&self) -> bool {
-        self.halves.iter().any(|half| half.state == State::Closing)
+    /// Whether the client may begin another from the same port: it has closed this one, or one side has ended it at once.
+    pub fn may_begin_again(&self) -> bool {
+        self.half(Side::Client).state.is_closing()
+    }
+
+    /// Whether nobody waits for late packets any more.
+    pub fn is_reset(&self) -> bool {
+        self.half(Side::Client).state == State::Reset
+    }
+
+    /// Whether both sides have closed it.
+    pub fn is_closed(&self) -> bool {
+        self.halves.iter().all(|half| half.state.is_closing())
     }
 
     /// Hears a packet of one side.
     pub fn hear(&mut self, side: Side, packet: &Packet, now: Duration) {
         let half = &mut self.halves[side as usize];
         half.heard = now;
-        if packet.closes() {
+        if packet.tcp_flags() & flag::RST != 0 {
+            self.halves[0].state = State::Reset;
+            self.halves[1].state = State::Reset;
+        } else if packet.tcp_flags() & flag::FIN != 0 && half.state != State::Reset {
             half.state = State::Closing;
         } else if side == Side::Backend && half.state == State::Opening {
             half.state = State::Established;
         }
-        let answered = self.halves[1].state != State::Opening;
+        // What was reset needs no shelter, and whoever resets what was never answered must not get one.
+        let answered = !matches!(self.halves[1].state, State::Opening | State::Reset);
         if side == Side::Client && !self.settled && answered && !packet.opens() {
             self.settled = true;
             self.halves[1].heard = now;

@@ -180,11 +180,6 @@ impl Packet {
         self.tcp_flags() & (flag::SYN | flag::ACK) == flag::SYN
     }
 
-    /// Ends a connection, at least in one direction.
-    pub fn closes(&self) -> bool {
-        self.tcp_flags() & (flag::FIN | flag::RST) != 0
-    }
-
     /// What keeps a link working (neighbour discovery, listener reports): never forwarded, so nobody's business but the
     /// kernel's.
     pub fn is_link_control(&self) -> bool {

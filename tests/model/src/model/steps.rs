@@ -6,7 +6,7 @@ use causeway_abi::DropReason;
 use causeway_abi::event::Verdict;
 use causeway_abi::service::NO_BACKEND;
 
-use super::choose::{Ports, Question, candidates, taken};
+use super::choose::{Ports, Question, TRIES, candidates, taken};
 use super::edit::{self, Edited};
 use super::flows::{Flow, Half, Side, State, Tuple};
 use super::frame::{self, Packet, Part, protocol};
@@ -59,7 +59,7 @@ impl Model {
         let Some(flow) = self.tables.flows.of_client(tuple).copied() else {
             return Ok(None);
         };
-        if !flow.is_known_to(Side::Client, now) || (packet.opens() && flow.is_closing()) {
+        if !flow.is_known_to(Side::Client, now) || (packet.opens() && flow.may_begin_again()) {
             self.tables.flows.remove(tuple);
             return Ok(None);
         }
@@ -85,7 +85,8 @@ impl Model {
         let backend = self.tables.backends[&index];
         let client = tuple.source;
         let (shown, ports) = if backend.address.ip() == client.ip() {
-            (hairpin(client.ip()), Ports::Unused)
+            // Nobody else sends from there.
+            (hairpin(client.ip()), Ports::Own)
         } else if scope == Scope::Cluster {
             (client.ip(), Ports::Unused)
         } else if self.tables.pods.contains_key(&backend.address.ip()) {
@@ -182,12 +183,12 @@ impl Model {
             .hint
             .reason
             .map_or(self.hint.dropped, |reason| reason == DropReason::ConntrackFull as u32);
-        if turned_away && ports.may_be_exhausted(&taken) {
+        if turned_away && Ports::may_be_exhausted(&taken) {
             return None;
         }
         let port = self.hint.ends.map_or(tuple.source.port(), |(from, _)| from.port());
         self.complaints
-            .extend(ports.complaint(port, tuple.source.port(), &taken));
+            .extend(ports.complaint(port, tuple.source.port(), answerer.port(), &taken));
         let half = Half {
             state: State::Opening,
             heard: now,
@@ -205,9 +206,11 @@ impl Model {
         };
         if let Some(other) = self.tables.flows.of_backend(&flow.reply())
             && other.is_live(now)
+            && !other.is_reset()
+            && !(other.is_closed() && taken.len() >= TRIES)
         {
             self.complaints.push(format!(
-                "{} > {} is known to {answerer} as {} too",
+                "port: {} > {} is known to {answerer} as {} too",
                 other.client, other.vip, flow.shown
             ));
         }
@@ -331,7 +334,7 @@ impl Model {
         };
         let Some(node) = self.tables.node.address_beside(source.ip()) else {
             // The node has no address of this family to lend.
-            return Expected::dropped(DropReason::NotMasqueradable, frame, 0);
+            return Expected::to_stack((frame.to_vec(), Vec::new()), Behalf::NOBODY);
         };
         let known = self.known(&tuple, packet).ok().flatten();
         let is_new = known.is_none();
@@ -350,7 +353,7 @@ impl Model {
     /// A later fragment of a pod's datagram to the network: the address is the same for all.
     pub(super) fn masqueraded_fragment(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         let Some(node) = self.tables.node.address_beside(packet.source) else {
-            return Expected::dropped(DropReason::NotMasqueradable, frame, 0);
+            return Expected::to_stack((frame.to_vec(), Vec::new()), Behalf::NOBODY);
         };
         let edited = edit::translate(
             frame,
