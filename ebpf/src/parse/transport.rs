@@ -68,8 +68,9 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, mut headers: Headers) -> Option<Hea
             let header = read::<P, Udp>(packet, headers.l4)?;
             let length = u32::from(u16::from_be(header.length_be));
             let whole = matches!(headers.fragment, Fragment::Whole);
-            // Zero stands for a length beyond the field, in jumbograms.
-            if room < 8 || (length < 8 && length != 0) || (whole && length > room) {
+            // Zero stands for a length beyond the field, in jumbograms (RFC 2675, 4).
+            let is_beyond = length == 0 && room > u32::from(u16::MAX);
+            if room < 8 || (length < 8 && !is_beyond) || (whole && length > room) {
                 return None;
             }
             headers.source_port_be = header.source_port_be;
