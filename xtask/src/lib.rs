@@ -9,6 +9,7 @@ pub mod check;
 pub mod cluster;
 pub mod command;
 pub mod compile;
+pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod interrupt;

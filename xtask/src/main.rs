@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::cluster::{DEV, IpFamilies, Routing, Spec, Store, remove, up};
 use xtask::progress::Progress;
 use xtask::vm::{self, Kernel};
-use xtask::{bench, check, compile, image, root, setup};
+use xtask::{bench, check, compile, fuzz, image, root, setup};
 
 #[derive(Parser)]
 #[command(
@@ -55,6 +55,13 @@ enum Task {
         kernel: Kernel,
         /// Suites of the tests [default: those of packets and of real sockets].
         suites: Vec<String>,
+    },
+    /// Run made-up sequences of packets through the reference model and the real programs: --minutes N, --seed S.
+    #[command(disable_help_flag = true)]
+    Fuzz {
+        /// Handed on; `cargo xtask fuzz --help` tells them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
     },
     /// Check format, lints, and, where they are installed, licences and unused dependencies.
     Lint,
@@ -159,6 +166,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Bench(Bench::Vip { options }) => bench::run(&progress, "vip", &options),
         Task::Bench(Bench::Datapath { options }) => bench::run(&progress, "datapath", &options),
+        Task::Fuzz { options } => fuzz::run(&progress, &options),
         Task::Lint => check::lint(&progress),
     }
 }

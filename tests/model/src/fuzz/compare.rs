@@ -355,4 +355,3 @@ fn affinity(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<St
     }
     Ok(())
 }
-

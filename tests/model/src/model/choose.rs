@@ -101,7 +101,8 @@ impl Ports {
             }
             Self::Node => (10_000..30_000).contains(&port),
         };
-        (!fits).then(|| format!("port: {port} is none of those for the client's port {own} ({self:?}, taken: {taken:?})"))
+        (!fits)
+            .then(|| format!("port: {port} is none of those for the client's port {own} ({self:?}, taken: {taken:?})"))
     }
 
     /// Whether so many ports are taken that a flow may be turned away.
