@@ -26,7 +26,7 @@ use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layou
 
 use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
-    SyncReport,
+    ServicesOf, SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     pins, pods, routes,
@@ -130,6 +130,32 @@ impl Datapath {
         let mut services = lock(&self.inner.services);
         let Services { sync, writer } = &mut *services;
         sync.sync(desired, Instant::now(), writer)
+    }
+
+    /// Brings what these own, each with all of its ports, to what is desired, and leaves the rest as it is.
+    pub fn update_services(&self, owners: &[ServicesOf]) -> SyncReport {
+        let mut services = lock(&self.inner.services);
+        let Services { sync, writer } = &mut *services;
+        sync.update(owners, Instant::now(), writer)
+    }
+
+    /// Says that by now every owner was brought up to date: backends in adopted maps that nobody wanted are not wanted any more.
+    pub fn all_services_seen(&self) {
+        lock(&self.inner.services).sync.all_seen();
+    }
+
+    /// "namespace/name" of every service that is in the maps.
+    pub fn service_owners(&self) -> Vec<String> {
+        lock(&self.inner.services).sync.owners().map(str::to_owned).collect()
+    }
+
+    /// Frees what has rested long enough; also tells when there is something to free next. Every pass over services does the
+    /// same.
+    pub fn settle_services(&self) -> (SyncReport, Option<Instant>) {
+        let mut services = lock(&self.inner.services);
+        let Services { sync, writer } = &mut *services;
+        let report = sync.settle(Instant::now(), writer);
+        (report, sync.next_due())
     }
 
     /// Brings the pods of this node to what is desired, which must be the complete list; answers the number of changes.
@@ -417,7 +443,8 @@ fn adopt(
     let mut sync = ServiceSync::new(maps.slots.len(), maps.backends.len(), ids, grace);
     let owners = (0..maps.backends.len()).filter_map(|index| Some((index, owner(&maps.backends.read(index)?)?)));
     readiness.adopt(owners.map(|(index, id)| (index, id.address)));
-    let writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness)?;
-    sync.adopt(adopted_backends(&maps.backends), writer.adopted_services()?, &writer);
+    let mut writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness)?;
+    let services = writer.adopted_services()?;
+    sync.adopt(adopted_backends(&maps.backends), services, Instant::now(), &mut writer);
     Ok(Services { sync, writer })
 }

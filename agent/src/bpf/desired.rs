@@ -112,8 +112,6 @@ pub struct DesiredService {
     pub name: String,
     /// Session affinity time-out in seconds; 0 for none. The same for all frontends.
     pub affinity_seconds: u32,
-    /// Backends of this node are preferred (`trafficDistribution: PreferSameNode`).
-    pub prefer_local: bool,
     /// Where it is reached; cluster IPs come first.
     pub frontends: Vec<Frontend>,
     /// Its backends, ready or not; at most one for each id.
@@ -126,19 +124,36 @@ impl DesiredService {
         Self {
             name: name.into(),
             affinity_seconds: 0,
-            prefer_local: false,
             frontends: vec![Frontend::cluster(vip)],
             backends,
         }
     }
 
-    /// The backends among which a frontend chooses.
-    pub fn choice(&self, frontend: &Frontend) -> impl Iterator<Item = &DesiredBackend> {
-        let local_only = frontend.local_only;
+    /// "namespace/name": its service, which owns it and others with other ports or of another family.
+    pub fn owner(&self) -> &str {
+        owner_of(&self.name)
+    }
+
+    /// The backends among which frontends choose, those with [`Frontend::local_only`] and those without.
+    pub fn choice(&self, local_only: bool) -> impl Iterator<Item = &DesiredBackend> {
         self.backends
             .iter()
             .filter(move |backend| if local_only { backend.local } else { backend.preferred })
     }
+}
+
+/// "namespace/name" of a "namespace/name:port".
+pub fn owner_of(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(owner, _)| owner)
+}
+
+/// All that is desired of one service of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServicesOf {
+    /// "namespace/name", as in [`DesiredService::owner`].
+    pub owner: String,
+    /// Its ports, none when it is gone. No two have a frontend in common.
+    pub services: Vec<DesiredService>,
 }
 
 /// The complete list: what is not in it goes.

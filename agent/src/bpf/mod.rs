@@ -24,7 +24,7 @@ pub use conntrack::{Collected, FlowCollector, monotonic_now};
 pub use datapath::{Datapath, ServiceTraffic};
 pub use desired::{
     BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, Readiness,
-    RouteMode, Scope, SourceRange, VipId,
+    RouteMode, Scope, ServicesOf, SourceRange, VipId,
 };
 pub use error::DatapathError;
 pub use pins::remove_pins;

@@ -75,7 +75,6 @@ pub fn desired_services(
                 let desired = DesiredService {
                     name: service_name(key, port, number),
                     affinity_seconds: affinity_seconds(spec),
-                    prefer_local: distribution == Distribution::SameNode,
                     frontends: Vec::new(),
                     backends: backends.of(subsets, distribution),
                 };

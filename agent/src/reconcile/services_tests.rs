@@ -389,8 +389,7 @@ fn what_the_node_knows_of_its_pods_counts_for_what_is_near() {
     let chosen = |known: fn(IpAddr, Readiness) -> Readiness| {
         let desired = desired_services(&services, &endpoints, &view(), known);
         let service = &desired.services[0];
-        assert!(service.prefer_local);
-        let chosen = service.choice(&service.frontends[0]);
+        let chosen = service.choice(service.frontends[0].local_only);
         chosen.map(|backend| backend.id.address.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(chosen(|_, listed| listed), ["10.244.1.2"]);

@@ -105,8 +105,8 @@ impl Topology {
 /// The address at which other nodes reach a node.
 fn internal_ipv4(node: &Node) -> Option<Ipv4Addr> {
     let addresses = &node.status.as_ref()?.addresses;
-    let internal = addresses.iter().filter(|address| address.r#type == "InternalIP");
-    internal.filter_map(|address| address.address.parse().ok()).next()
+    let mut internal = addresses.iter().filter(|address| address.r#type == "InternalIP");
+    internal.find_map(|address| address.address.parse().ok())
 }
 
 /// Marks the backends that take new connections: the nearest for which the service asks and of which one takes new connections, or

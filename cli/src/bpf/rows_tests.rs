@@ -35,7 +35,6 @@ fn service() -> ServiceView {
         scope: "Cluster".into(),
         id: 3,
         affinity_seconds: 0,
-        prefer_local: false,
         slots: 251,
         backends: backends
             .into_iter()

@@ -270,7 +270,6 @@ mod tests {
                 scope: "Cluster".into(),
                 id: 3,
                 affinity_seconds: 0,
-                prefer_local: false,
                 slots: 251,
                 backends,
                 connections: 0,

@@ -29,7 +29,6 @@ fn service(name: &str, last: u8, connections: u64, states: &[&[BackendState]]) -
         scope: "Cluster".into(),
         id: last.into(),
         affinity_seconds: 0,
-        prefer_local: false,
         slots: 200,
         backends: (0..).zip(states).map(backend).collect(),
         connections,

@@ -41,8 +41,6 @@ pub struct Service {
 }
 const _: () = assert!(size_of::<Service>() == 20);
 
-/// Prefer READY backends on this node.
-pub const SERVICE_PREFER_LOCAL: u32 = 1 << 0;
 /// Only clients in `SOURCE_RANGES` are let in from the network.
 pub const SERVICE_SOURCE_RANGES: u32 = 1 << 1;
 
@@ -65,7 +63,10 @@ const _: () = assert!(size_of::<SourceRangeKey>() == 24);
 pub struct Slot {
     /// Index into `BACKENDS`.
     pub backend: u32,
-    /// The backend this slot pointed to before it last changed hands, or [`NO_BACKEND`].
+    /// The backend that the hashes of this slot had before it last changed hands, or [`NO_BACKEND`]. Remembered for a time (120
+    /// seconds, a parameter of the agent) and then cleared by one aligned store of eight bytes; cleared before that backend's
+    /// index can go to another. A table that grows doubles, so each of its slots has one predecessor; where slots were merged,
+    /// the first of them speaks for all.
     pub previous: u32,
 }
 const _: () = assert!(size_of::<Slot>() == 8);

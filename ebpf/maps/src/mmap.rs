@@ -12,18 +12,15 @@ use std::{
     },
 };
 
-use causeway_abi::{
-    backend::Backend,
-    service::{NO_BACKEND, Slot},
-};
+use causeway_abi::backend::Backend;
 
 use crate::{Data, MapsError, shape::Shape};
 
 /// A `BPF_F_MMAPABLE` array, shared with the kernel. Clones share the mapping.
 ///
 /// Reads and writes go word by word with atomic accesses, so that BPF programs, which may run on another processor at the
-/// same time, see each aligned word whole: eight bytes where the element is a multiple of eight (a [`Slot`] changes as
-/// one), four otherwise.
+/// same time, see each aligned word whole: eight bytes where the element is a multiple of eight (a [`Slot`](causeway_abi::service::Slot)
+/// changes as one), four otherwise.
 #[derive(Debug)]
 pub struct MappedArray<T> {
     memory: Arc<Memory>,
@@ -176,24 +173,6 @@ impl<T: Flags + Data> MappedArray<T> {
     }
 }
 
-impl MappedArray<Slot> {
-    /// Turns `previous` into [`NO_BACKEND`] wherever it names a backend for which `gone` holds, in `count` slots from `base`.
-    pub fn forget_previous(&self, base: u32, count: u32, gone: impl Fn(u32) -> bool) {
-        for index in base..base.saturating_add(count) {
-            let Some(slot) = self.read(index) else { return };
-            if slot.previous != NO_BACKEND && gone(slot.previous) {
-                self.write(
-                    index,
-                    &Slot {
-                        previous: NO_BACKEND,
-                        ..slot
-                    },
-                );
-            }
-        }
-    }
-}
-
 /// A shared mapping.
 #[derive(Debug)]
 struct Memory {
@@ -268,6 +247,7 @@ mod tests {
     use causeway_abi::{
         Address,
         backend::{IN_USE, READY},
+        service::Slot,
     };
 
     use super::*;
@@ -324,16 +304,5 @@ mod tests {
                 previous: 0
             }
         ));
-    }
-
-    #[test]
-    fn only_gone_backends_are_forgotten() {
-        let array = MappedArray::<Slot>::anonymous(3).unwrap();
-        for (index, previous) in [(0, 5), (1, 6), (2, NO_BACKEND)] {
-            array.write(index, &Slot { backend: 1, previous });
-        }
-        array.forget_previous(0, 3, |backend| backend == 5);
-        let previous: Vec<_> = (0..3).map(|i| array.read(i).unwrap().previous).collect();
-        assert_eq!(previous, [NO_BACKEND, 6, NO_BACKEND]);
     }
 }

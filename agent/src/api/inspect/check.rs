@@ -228,7 +228,7 @@ fn frontends(service: &DesiredService) -> Vec<(String, &'static str, Choice)> {
         .iter()
         .map(|frontend| {
             let choice = service
-                .choice(frontend)
+                .choice(frontend.local_only)
                 .map(|backend| {
                     let id = backend.id;
                     (endpoint(id.address, id.port, id.protocol), backend.ready)

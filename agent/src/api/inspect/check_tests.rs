@@ -92,7 +92,6 @@ fn held() -> Held {
             scope: "Cluster".into(),
             id: 1,
             affinity_seconds: 0,
-            prefer_local: false,
             slots: 200,
             backends: vec![backend(0, "10.244.1.2", &[Ready]), backend(1, "10.244.2.2", &[])],
             connections: 0,

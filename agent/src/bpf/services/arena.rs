@@ -1,10 +1,10 @@
 //! Which ranges of `SLOTS` belong to whom.
 //!
-//! Pure bookkeeping: first fit, neighbours merged. A freed range rests for a grace period before it is given out again,
+//! Pure bookkeeping: the smallest free range that fits, neighbours merged. A freed range rests for a grace period before it is given out again,
 //! because a BPF program may have read the old range from `SERVICES` just before the swap.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,8 @@ pub struct Range {
 pub struct Arena {
     /// Free ranges: base → length; never adjacent.
     free: BTreeMap<u32, u32>,
+    /// The same, by (length, base).
+    by_len: BTreeSet<(u32, u32)>,
     /// Ranges that rest, oldest first.
     resting: VecDeque<(Instant, Range)>,
     grace: Duration,
@@ -32,18 +34,18 @@ pub struct Arena {
 impl Arena {
     /// An arena of `len` slots, all free.
     pub fn new(len: u32, grace: Duration) -> Self {
-        let free = if len > 0 {
-            BTreeMap::from([(0, len)])
-        } else {
-            BTreeMap::new()
-        };
-        Self {
-            free,
+        let mut arena = Self {
+            free: BTreeMap::new(),
+            by_len: BTreeSet::new(),
             resting: VecDeque::new(),
             grace,
             len,
             free_slots: len,
+        };
+        if len > 0 {
+            arena.put(0, len);
         }
+        arena
     }
 
     /// Marks a range as in use when the arena is rebuilt from what the maps hold. False, and nothing is marked, when it
@@ -58,20 +60,20 @@ impl Arena {
         if end > base + len {
             return false;
         }
-        self.free.remove(&base);
+        self.take(base);
         self.free_slots -= range.len;
         if range.base > base {
-            self.free.insert(base, range.base - base);
+            self.put(base, range.base - base);
         }
         if base + len > end {
-            self.free.insert(end, base + len - end);
+            self.put(end, base + len - end);
         }
         true
     }
 
     /// Takes a free range of exactly `len` slots.
     pub fn allocate(&mut self, len: u32) -> Option<Range> {
-        let base = *self.free.iter().find(|(_, free)| **free >= len)?.0;
+        let (_, base) = *self.by_len.range((len, 0)..).next()?;
         let range = Range { base, len };
         self.claim(range).then_some(range)
     }
@@ -110,17 +112,29 @@ impl Arena {
         let Range { mut base, mut len } = range;
         self.free_slots += len;
 
-        if let Some(next) = self.free.remove(&(base + len)) {
+        if let Some(next) = self.take(base + len) {
             len += next;
         }
         if let Some((&before, &before_len)) = self.free.range(..base).next_back()
             && before + before_len == base
         {
-            self.free.remove(&before);
+            self.take(before);
             base = before;
             len += before_len;
         }
+        self.put(base, len);
+    }
+
+    fn put(&mut self, base: u32, len: u32) {
         self.free.insert(base, len);
+        self.by_len.insert((len, base));
+    }
+
+    /// Takes out the free range that begins at `base`.
+    fn take(&mut self, base: u32) -> Option<u32> {
+        let len = self.free.remove(&base)?;
+        self.by_len.remove(&(len, base));
+        Some(len)
     }
 }
 

@@ -17,6 +17,10 @@ pub struct BackendIndexes {
     by_id: HashMap<BackendId, u32>,
     /// Indexes that had an owner and have none now, longest free first.
     freed: VecDeque<u32>,
+    /// Indexes whose last reference went, for [`Self::retire_unreferenced`]. Some may have been taken up again.
+    unreferenced: Vec<u32>,
+    /// Indexes that were recovered and of which it is not known yet whether anybody wants them.
+    recovered: Vec<u32>,
     /// Indexes nobody points to any more, with the time since when, oldest first. Some may have been taken up again.
     leaving: VecDeque<(Instant, u32)>,
     capacity: u32,
@@ -47,6 +51,8 @@ impl BackendIndexes {
             entries: Vec::new(),
             by_id: HashMap::new(),
             freed: VecDeque::new(),
+            unreferenced: Vec::new(),
+            recovered: Vec::new(),
             leaving: VecDeque::new(),
             capacity,
             grace,
@@ -59,7 +65,10 @@ impl BackendIndexes {
         // Two elements for one backend cannot be told apart by flows; the first counts.
         let owner = owner.filter(|id| !self.by_id.contains_key(id));
         match owner {
-            Some(id) => drop(self.by_id.insert(id, index)),
+            Some(id) => {
+                self.by_id.insert(id, index);
+                self.recovered.push(index);
+            }
             None => self.freed.push_back(index),
         }
         self.entries.push(Entry {
@@ -84,18 +93,10 @@ impl BackendIndexes {
         self.entries.get(index as usize)?.owner
     }
 
-    /// Every backend that is referenced.
-    pub fn referenced(&self) -> impl Iterator<Item = (BackendId, Held)> + '_ {
-        self.by_id.iter().filter_map(|(id, &index)| {
-            let entry = &self.entries[index as usize];
-            (entry.references > 0).then_some((
-                *id,
-                Held {
-                    index,
-                    generation: entry.generation,
-                },
-            ))
-        })
+    /// Where a backend is, if anything references it.
+    pub fn referenced(&self, id: &BackendId) -> Option<Held> {
+        let held = self.held(id)?;
+        (self.entries[held.index as usize].references > 0).then_some(held)
     }
 
     /// Counts one more reference to a backend, giving it an index if it has none. `None` when all are taken.
@@ -118,19 +119,30 @@ impl BackendIndexes {
         if let Some(&index) = self.by_id.get(id) {
             let references = &mut self.entries[index as usize].references;
             *references = references.saturating_sub(1);
+            if *references == 0 {
+                self.unreferenced.push(index);
+            }
         }
+    }
+
+    /// Says that every table there is has been seen: who was recovered and has no reference by now has none.
+    pub fn all_seen(&mut self) {
+        self.unreferenced.append(&mut self.recovered);
     }
 
     /// Starts the grace period of every backend that nobody references, and answers those for which it starts now.
     pub fn retire_unreferenced(&mut self, now: Instant) -> Vec<(BackendId, Held)> {
         let mut retired = Vec::new();
-        for (id, &index) in &self.by_id {
+        for index in self.unreferenced.drain(..) {
             let entry = &mut self.entries[index as usize];
-            if entry.references == 0 && entry.left_at.is_none() {
+            if entry.references == 0
+                && entry.left_at.is_none()
+                && let Some(id) = entry.owner
+            {
                 entry.left_at = Some(now);
                 self.leaving.push_back((now, index));
                 retired.push((
-                    *id,
+                    id,
                     Held {
                         index,
                         generation: entry.generation,
@@ -141,9 +153,13 @@ impl BackendIndexes {
         retired
     }
 
-    /// Frees what has left long enough ago, and answers it.
-    pub fn settle(&mut self, now: Instant) -> Vec<(BackendId, Held)> {
-        let mut freed = Vec::new();
+    /// When the next grace period ends.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.leaving.front().map(|(since, _)| *since + self.grace)
+    }
+
+    /// Frees one backend that has left long enough ago, and answers it.
+    pub fn settle(&mut self, now: Instant) -> Option<(BackendId, Held)> {
         while let Some((since, index)) = self.leaving.front().copied()
             && now.duration_since(since) >= self.grace
         {
@@ -156,16 +172,11 @@ impl BackendIndexes {
                 entry.left_at = None;
                 self.by_id.remove(&id);
                 self.freed.push_back(index);
-                freed.push((
-                    id,
-                    Held {
-                        index,
-                        generation: entry.generation,
-                    },
-                ));
+                let generation = entry.generation;
+                return Some((id, Held { index, generation }));
             }
         }
-        freed
+        None
     }
 
     fn allocate(&mut self, id: BackendId) -> Option<u32> {
@@ -219,7 +230,7 @@ mod tests {
         assert_eq!(indexes.retire_unreferenced(now), [(id(1), first)]);
         assert_eq!(indexes.retire_unreferenced(now), [], "only once");
         assert_eq!(indexes.acquire(id(1)), Some(first), "back within the grace period");
-        assert_eq!(indexes.settle(now + GRACE), [], "it is in use again");
+        assert_eq!(indexes.settle(now + GRACE), None, "it is in use again");
         assert_eq!(indexes.held(&id(1)), Some(first));
     }
 
@@ -232,7 +243,7 @@ mod tests {
         indexes.release(&id(1));
         indexes.retire_unreferenced(now);
         assert_eq!(indexes.acquire(id(2)), None, "still in its grace period");
-        assert_eq!(indexes.settle(now + GRACE), [(id(1), first)]);
+        assert_eq!(indexes.settle(now + GRACE), Some((id(1), first)));
         let second = indexes.acquire(id(2)).unwrap();
         assert_eq!((second.index, second.generation), (first.index, first.generation + 1));
     }
@@ -263,6 +274,19 @@ mod tests {
                 generation: 1
             })
         );
+    }
+
+    #[test]
+    fn who_was_recovered_is_retired_only_when_all_tables_were_seen() {
+        let now = Instant::now();
+        let mut indexes = BackendIndexes::new(4, GRACE);
+        indexes.recover(Some(id(1)), 7);
+        indexes.recover(Some(id(2)), 1);
+        indexes.acquire(id(2)).unwrap();
+        assert_eq!(indexes.retire_unreferenced(now), []);
+        indexes.all_seen();
+        let first = indexes.held(&id(1)).unwrap();
+        assert_eq!(indexes.retire_unreferenced(now), [(id(1), first)]);
     }
 
     #[test]

@@ -19,38 +19,46 @@ const LARGEST: u32 = 1 << 20;
 /// The largest table, unless there are more backends than slots in it. The paper's own large size is 65,537.
 const LARGEST_BY_CHOICE: u32 = 1 << 17;
 
-/// A table shrinks when it is this many times too large, not before: a service that goes back and forth by one backend keeps
-/// its size.
+/// A table that is this many times too large may shrink.
 const SHRINKS_FROM: u32 = 4;
 
 /// Slots for each backend where there is room: 100, as in the paper, keeps shares within one per cent of each other.
 pub const SLOTS_PER_BACKEND: u32 = 100;
 
 /// Table sizes for so many backends with at least `per_backend` slots for each, best first, then smaller and coarser ones
-/// for when there is no room. A table of `current` slots keeps its size while that is not too small nor far too large.
+/// for when there is no room. A table of `current` slots does not shrink: a smaller one is another table, and what its slots
+/// remember stands for only one of those that were merged ([`oversized`] tells when it is worth it).
 ///
 /// One backend needs one slot. More backends than the largest table has slots get none.
 pub fn sizes(backends: usize, per_backend: u32, current: u32) -> Vec<u32> {
-    let Ok(backends) = u32::try_from(backends) else {
+    if backends == 0 {
+        return vec![0];
+    }
+    let Some((fitting, smallest)) = fitting(backends, per_backend) else {
         return Vec::new();
     };
-    match backends {
-        0 => vec![0],
-        1 => vec![1],
-        LARGEST.. if backends > LARGEST => Vec::new(),
-        _ => {
-            let wanted = backends
-                .saturating_mul(per_backend)
-                .min(LARGEST_BY_CHOICE)
-                .max(backends);
-            let fitting = wanted.next_power_of_two().max(SMALLEST);
-            let keeps = current > fitting && current / fitting < SHRINKS_FROM;
-            let best = if keeps { current } else { fitting };
-            std::iter::successors(Some(best), |size| Some(size / 2))
-                .take_while(|size| *size >= backends.max(SMALLEST))
-                .collect()
-        }
+    std::iter::successors(Some(fitting.max(current)), |size| Some(size / 2))
+        .take_while(|size| *size >= smallest)
+        .collect()
+}
+
+/// Whether a table is so much too large that it may shrink.
+pub fn oversized(backends: usize, per_backend: u32, current: u32) -> bool {
+    fitting(backends, per_backend).is_some_and(|(fitting, _)| current / fitting >= SHRINKS_FROM)
+}
+
+/// The size that suits so many backends, and the smallest that could do.
+fn fitting(backends: usize, per_backend: u32) -> Option<(u32, u32)> {
+    let backends = u32::try_from(backends).ok().filter(|backends| *backends <= LARGEST)?;
+    if backends <= 1 {
+        return Some((1, 1));
     }
+    let wanted = backends
+        .saturating_mul(per_backend)
+        .min(LARGEST_BY_CHOICE)
+        .max(backends);
+    let smallest = backends.next_power_of_two().max(SMALLEST);
+    Some((wanted.next_power_of_two().max(smallest), smallest))
 }
 
 /// The table: for each slot the position in `backends` of its backend.
@@ -173,14 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn a_table_keeps_its_size_until_it_is_four_times_too_large() {
+    fn a_table_grows_by_itself_and_shrinks_when_it_is_four_times_too_large() {
         let size = |backends, current| sizes(backends, SLOTS_PER_BACKEND, current)[0];
         assert_eq!(size(3, 512), 512);
-        assert_eq!(size(2, 512), 512, "256 would do");
-        assert_eq!(size(2, 1024), 256, "four times too large");
         assert_eq!(size(9, 512), 1024, "too small");
-        assert_eq!(size(1, 512), 1, "one backend has nothing to share");
+        assert_eq!(size(2, 1024), 1024, "too large, and yet each slot knows whose it was");
+        assert_eq!(sizes(1, SLOTS_PER_BACKEND, 8), [8, 4, 2, 1]);
         assert_eq!(sizes(2, 10, 64), [64, 32, 16, 8], "less room to be had");
+        let oversized = |backends, current| oversized(backends, SLOTS_PER_BACKEND, current);
+        assert!(!oversized(2, 512) && oversized(2, 1024));
+        assert!(!oversized(1, 1) && oversized(1, 8));
     }
 
     #[test]

@@ -3,14 +3,23 @@
 //! Pure but for one trait, [`MapWriter`]. The order of writes is the invariant: backends, then slots, then the one update
 //! of `SERVICES` that makes them visible; deletion in reverse, and what was freed rests before it is used again.
 
+mod adopt;
+mod apply;
 pub mod arena;
 pub mod backends;
+mod claims;
+mod groups;
+mod holds;
 mod ids;
 pub mod maglev;
 mod report;
 mod sync;
 #[cfg(test)]
 mod sync_tests;
+mod tables;
+#[cfg(test)]
+mod update_tests;
+mod wanted;
 pub mod writer;
 
 pub use report::{NotApplied, Reason, SyncReport};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use causeway_maps::MapsError;
 
-use super::super::desired::VipId;
+use super::super::desired::{BackendId, VipId};
 
 /// What one pass wrote, and what it could not.
 #[derive(Debug, Default)]
@@ -17,6 +17,9 @@ pub struct SyncReport {
     pub slots_written: usize,
     /// Elements of `BACKENDS` changed.
     pub backends_written: usize,
+    /// Backends whose connections are over: of TCP a grace period after the last service let go, of UDP, which has no end to wait
+    /// for, at once.
+    pub gone: Vec<BackendId>,
     /// Services that are not as desired; they stay as they were.
     pub not_applied: Vec<NotApplied>,
 }

@@ -11,36 +11,37 @@ use causeway_maps::{MappedArray, MapsError, Protocol};
 
 use super::{
     AdoptedService, Grace, MapWriter, Reason, ServiceSync, SyncReport,
-    arena::Range,
     backends::Held,
-    sync::service_key,
+    wanted::service_key,
     writer::{Condition, adopted_backends, owner},
 };
 use crate::bpf::{
-    BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, SourceRange, VipId,
+    BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, ServicesOf,
+    SourceRange, VipId,
 };
 
 const GRACE: Grace = Grace {
     slots: Duration::from_secs(5),
     backends: Duration::from_secs(30),
+    hold: Duration::from_mins(2),
 };
 
 /// Maps in ordinary memory, and the order in which they were written.
-struct Maps {
-    backends: MappedArray<Backend>,
-    slots: MappedArray<Slot>,
-    services: BTreeMap<ServiceKey, Service>,
-    /// Ranges of the tables in `services`: base → length.
-    live: BTreeMap<u32, u32>,
-    names: HashMap<u32, String>,
-    source_ranges: HashMap<u32, Vec<SourceRange>>,
+pub(super) struct Maps {
+    pub backends: MappedArray<Backend>,
+    pub slots: MappedArray<Slot>,
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// Ranges of the tables in `services`: base → length, and by how many entries.
+    live: BTreeMap<u32, (u32, usize)>,
+    pub names: HashMap<u32, String>,
+    pub source_ranges: HashMap<u32, Vec<SourceRange>>,
     readiness: ReadinessHandle,
     services_max: usize,
     log: Vec<&'static str>,
 }
 
 impl Maps {
-    fn new(slots: u32, backends: u32) -> Self {
+    pub fn new(slots: u32, backends: u32) -> Self {
         let backends = MappedArray::anonymous(backends).unwrap();
         Self {
             readiness: ReadinessHandle::new(backends.clone()),
@@ -57,7 +58,19 @@ impl Maps {
 
     fn is_live(&self, index: u32) -> bool {
         let below = self.live.range(..=index).next_back();
-        below.is_some_and(|(base, count)| index < base + count)
+        below.is_some_and(|(base, (len, _))| index < base + len)
+    }
+
+    fn unuse(&mut self, service: Option<Service>) {
+        let Some(base) = service.map(|service| service.slot_base) else {
+            return;
+        };
+        if let Some((_, entries)) = self.live.get_mut(&base) {
+            *entries -= 1;
+            if *entries == 0 {
+                self.live.remove(&base);
+            }
+        }
     }
 
     fn log(&mut self, what: &'static str) {
@@ -66,12 +79,12 @@ impl Maps {
         }
     }
 
-    fn planner(&self) -> ServiceSync {
+    pub fn planner(&self) -> ServiceSync {
         ServiceSync::new(self.slots.len(), self.backends.len(), 1000, GRACE)
     }
 
     /// As a restarted agent would.
-    fn adopt(&mut self) -> ServiceSync {
+    pub fn adopt(&mut self) -> ServiceSync {
         let mut planner = self.planner();
         self.readiness = ReadinessHandle::new(self.backends.clone());
         let services: Vec<_> = self
@@ -83,7 +96,7 @@ impl Maps {
                 name: self.names[&service.service_id].clone(),
             })
             .collect();
-        planner.adopt(adopted_backends(&self.backends), services, self);
+        planner.adopt(adopted_backends(&self.backends), services, Instant::now(), self);
         planner
     }
 
@@ -140,14 +153,10 @@ impl MapWriter for Maps {
 
     fn write_slot(&mut self, index: u32, slot: Slot) {
         self.log("slots");
-        assert!(!self.is_live(index), "a slot of a live table is written");
-
+        let present = self.read_slot(index);
+        let forgets = slot.backend == present.backend && slot.previous == NO_BACKEND;
+        assert!(forgets || !self.is_live(index), "a slot of a live table is written");
         self.slots.write(index, &slot);
-    }
-
-    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>) {
-        self.slots
-            .forget_previous(range.base, range.len, |backend| gone.contains(&backend));
     }
 
     fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError> {
@@ -158,20 +167,18 @@ impl MapWriter for Maps {
             });
         }
         self.log("service");
-        if let Some(old) = self.services.insert(*key, *service) {
-            self.live.remove(&old.slot_base);
-        }
+        let old = self.services.insert(*key, *service);
+        self.unuse(old);
         if service.slot_count > 0 {
-            self.live.insert(service.slot_base, service.slot_count);
+            self.live.entry(service.slot_base).or_insert((service.slot_count, 0)).1 += 1;
         }
         Ok(())
     }
 
     fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError> {
         self.log("remove");
-        if let Some(old) = self.services.remove(key) {
-            self.live.remove(&old.slot_base);
-        }
+        let old = self.services.remove(key);
+        self.unuse(old);
         Ok(())
     }
 
@@ -194,7 +201,7 @@ impl MapWriter for Maps {
     }
 }
 
-fn vip_id(port: u16) -> VipId {
+pub(super) fn vip_id(port: u16) -> VipId {
     VipId {
         address: "10.96.0.1".parse().unwrap(),
         port,
@@ -203,7 +210,7 @@ fn vip_id(port: u16) -> VipId {
 }
 
 /// Backends are told apart by their ports here.
-fn backend(port: u16, ready: bool) -> DesiredBackend {
+pub(super) fn backend(port: u16, ready: bool) -> DesiredBackend {
     let id = BackendId {
         address: "10.244.1.2".parse().unwrap(),
         port,
@@ -288,7 +295,7 @@ fn a_backend_that_leaves_keeps_its_flows_for_a_while() {
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
     planner.sync(&desired([service(80, &[1])]), now, &mut maps);
     assert_eq!(maps.flags(2), IN_USE | TERMINATING);
-    assert_eq!(maps.reachable(80), BTreeMap::from([(1, 1)]));
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [1]);
     planner.sync(&desired([service(80, &[1])]), now + GRACE.backends, &mut maps);
     assert_eq!(maps.flags(2), 0);
 }
@@ -347,13 +354,7 @@ fn slots_remember_whose_they_were_until_that_backend_is_gone() {
     };
     let three = index(&maps, 3);
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
-    let table = |maps: &Maps| -> Vec<Slot> {
-        let service = maps.services[&service_key(&vip_id(80), Scope::Cluster)];
-        (service.slot_base..service.slot_base + service.slot_count)
-            .map(|slot| maps.read_slot(slot))
-            .collect()
-    };
-    let slots = table(&maps);
+    let slots = table(&maps, 80);
     let orphans = slots.iter().filter(|slot| slot.previous == three).count();
     assert!(
         orphans >= slots.len() / 4,
@@ -366,7 +367,187 @@ fn slots_remember_whose_they_were_until_that_backend_is_gone() {
     );
 
     planner.sync(&desired([service(80, &[1, 2])]), now + GRACE.backends, &mut maps);
-    assert!(table(&maps).iter().all(|slot| slot.previous != three));
+    assert!(table(&maps, 80).iter().all(|slot| slot.previous != three));
+}
+
+fn table(maps: &Maps, vip: u16) -> Vec<Slot> {
+    let service = maps.services[&service_key(&vip_id(vip), Scope::Cluster)];
+    (service.slot_base..service.slot_base + service.slot_count)
+        .map(|slot| maps.read_slot(slot))
+        .collect()
+}
+
+fn remembering(maps: &Maps, vip: u16) -> usize {
+    let slots = table(maps, vip).into_iter();
+    slots.filter(|slot| slot.previous != NO_BACKEND).count()
+}
+
+#[test]
+fn slots_forget_whose_they_were_after_the_hold() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let start = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), start, &mut maps);
+    assert_eq!((planner.next_due(), remembering(&maps, 80)), (None, 0));
+    let mut three = service(80, &[1, 2, 3]);
+    planner.sync(&desired([three.clone()]), start, &mut maps);
+    let first = remembering(&maps, 80);
+    assert!(first > 100, "{first} of 512 slots remember");
+    assert_eq!(planner.next_due(), Some(start + GRACE.hold));
+
+    // A later change holds for its own time; what it did not touch, for what is left of the earlier one.
+    let half = start + GRACE.hold / 2;
+    three.backends[2].preferred = false;
+    planner.sync(&desired([three.clone()]), half, &mut maps);
+    let both = remembering(&maps, 80);
+    planner.settle(start + GRACE.hold, &mut maps);
+    let later = remembering(&maps, 80);
+    assert!(later > 0 && later < both, "{later} of {both} are left");
+    planner.settle(half + GRACE.hold, &mut maps);
+    assert_eq!((planner.next_due(), remembering(&maps, 80)), (None, 0));
+    assert_eq!(
+        maps.reachable(80).keys().copied().collect::<Vec<_>>(),
+        [1, 2],
+        "backends stay"
+    );
+}
+
+#[test]
+fn every_slot_of_a_larger_table_remembers_its_predecessor() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    let before = table(&maps, 80);
+    planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
+    let after = table(&maps, 80);
+    assert_eq!((before.len(), after.len()), (256, 512));
+    for (position, slot) in after.iter().enumerate() {
+        let old = before[position / 2].backend;
+        let expected = if old == slot.backend { NO_BACKEND } else { old };
+        assert_eq!(slot.previous, expected, "slot {position}");
+    }
+}
+
+#[test]
+fn what_slots_remember_outlives_the_agent_but_not_the_hold() {
+    let mut maps = Maps::new(4096, 64);
+    let start = Instant::now();
+    let mut planner = maps.planner();
+    planner.sync(&desired([service(80, &[1, 2])]), start, &mut maps);
+    let want = desired([service(80, &[1, 2, 3])]);
+    planner.sync(&want, start, &mut maps);
+    let remembered = remembering(&maps, 80);
+
+    let mut planner = maps.adopt();
+    assert!(planner.sync(&want, start, &mut maps).is_unchanged());
+    assert_eq!(remembering(&maps, 80), remembered);
+    // Adoption takes the real time.
+    planner.settle(Instant::now() + GRACE.hold, &mut maps);
+    assert_eq!(remembering(&maps, 80), 0);
+}
+
+#[test]
+fn a_single_backend_shrinks_its_table_when_nothing_is_remembered() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    let want = desired([service(80, &[1])]);
+    planner.sync(&want, now, &mut maps);
+    assert_eq!(table(&maps, 80).len(), 256, "each slot knows whose it was");
+    planner.sync(&want, now + GRACE.hold, &mut maps);
+    assert_eq!(maps.reachable(80), BTreeMap::from([(1, 1)]));
+    assert!(planner.sync(&want, now + GRACE.hold, &mut maps).is_unchanged());
+}
+
+#[test]
+fn oversized_tables_give_room_to_a_service_that_has_none() {
+    let mut maps = Maps::new(2200, 512);
+    let mut planner = maps.planner();
+    let mut now = Instant::now();
+    let eight: Vec<u16> = (1..=8).collect();
+    planner.sync(&desired([service(80, &eight)]), now, &mut maps);
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    now += GRACE.hold;
+    planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
+    assert_eq!(table(&maps, 80).len(), 1024, "nobody needs the room");
+
+    let wide: Vec<u16> = (10..210).collect();
+    let want = desired([service(80, &[1, 2]), service(81, &wide), service(82, &wide)]);
+    let refused = planner.sync(&want, now, &mut maps).not_applied;
+    assert!(matches!(refused[0].reason, Reason::SlotsFull { .. }), "{refused:?}");
+    planner.sync(&want, now, &mut maps);
+    assert!(table(&maps, 80).len() < 1024);
+    now += GRACE.slots;
+    assert!(planner.sync(&want, now, &mut maps).not_applied.is_empty());
+    assert_eq!(maps.reachable(82).len(), 200);
+}
+
+#[test]
+fn frontends_that_choose_alike_share_a_table_and_an_id() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let mut one = service(80, &[1, 2]);
+    let external = |port: u16, local_only| Frontend {
+        scope: Scope::External,
+        local_only,
+        ..Frontend::cluster(vip_id(port))
+    };
+    one.frontends
+        .extend([external(80, false), external(30_000, false), external(443, true)]);
+    let report = planner.sync(&desired([one.clone()]), now, &mut maps);
+    assert_eq!((report.services_written, report.slots_written), (4, 512));
+    let entry = |maps: &Maps, port, scope| maps.services[&service_key(&vip_id(port), scope)];
+    let cluster = entry(&maps, 80, Scope::Cluster);
+    assert_eq!(entry(&maps, 80, Scope::External), cluster);
+    assert_eq!(entry(&maps, 30_000, Scope::External), cluster);
+    let local = entry(&maps, 443, Scope::External);
+    assert!(local.service_id != cluster.service_id && local.slot_base != cluster.slot_base);
+    assert_eq!(maps.names.len(), 2);
+
+    // A frontend that goes takes nothing with it, and all follow a new table.
+    one.frontends.remove(1);
+    one.backends.push(backend(3, true));
+    for _ in 0..2 {
+        planner = maps.adopt();
+        planner.sync(&desired([one.clone()]), now, &mut maps);
+        let cluster = entry(&maps, 80, Scope::Cluster);
+        assert_eq!(entry(&maps, 30_000, Scope::External), cluster);
+        assert_eq!(maps.reachable(80).len(), 3);
+        assert_eq!((maps.services.len(), maps.names.len()), (3, 2));
+    }
+    planner.sync(&desired([]), now, &mut maps);
+    assert!(maps.services.is_empty() && maps.names.is_empty() && maps.live.is_empty());
+}
+
+#[test]
+fn a_frontend_changes_hands_in_one_step() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let named = |name: &str, backends: &[u16]| DesiredService {
+        name: format!("default/{name}:80"),
+        ..service(80, backends)
+    };
+    planner.sync(&desired([named("old", &[1, 2])]), now, &mut maps);
+    maps.log.clear();
+    let update = [
+        ServicesOf {
+            owner: "default/new".into(),
+            services: vec![named("new", &[3, 4])],
+        },
+        ServicesOf {
+            owner: "default/old".into(),
+            services: Vec::new(),
+        },
+    ];
+    assert_eq!(applied(&planner.update(&update, now, &mut maps)), (1, 0));
+    assert!(!maps.log.contains(&"remove"), "{:?}", maps.log);
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(maps.names.values().collect::<Vec<_>>(), ["default/new:80"]);
+    assert_eq!(planner.owners().collect::<Vec<_>>(), ["default/new"]);
 }
 
 #[test]
@@ -491,7 +672,7 @@ fn a_changed_name_or_affinity_keeps_the_table() {
     let now = Instant::now();
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
     let renamed = DesiredService {
-        name: "default/t:80".into(),
+        name: "default/s:http".into(),
         affinity_seconds: 60,
         ..service(80, &[1, 2])
     };
@@ -500,7 +681,7 @@ fn a_changed_name_or_affinity_keeps_the_table() {
     let service = maps.services[&service_key(&vip_id(80), Scope::Cluster)];
     assert_eq!(
         (service.affinity_seconds, maps.names[&service.service_id].as_str()),
-        (60, "default/t:80")
+        (60, "default/s:http")
     );
 }
 

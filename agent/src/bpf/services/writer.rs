@@ -12,7 +12,7 @@ use causeway_maps::{
     AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, SourceRanges, Table, view,
 };
 
-use super::{arena::Range, backends::Held};
+use super::backends::Held;
 use crate::bpf::{
     desired::{BackendId, SourceRange},
     readiness::ReadinessHandle,
@@ -31,8 +31,6 @@ pub trait MapWriter {
     fn read_slot(&self, index: u32) -> Slot;
     /// Writes a slot.
     fn write_slot(&mut self, index: u32, slot: Slot);
-    /// Makes the slots of a range forget that they belonged to these backends.
-    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>);
     /// Writes a service in one step.
     fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError>;
     /// Removes a service.
@@ -48,7 +46,7 @@ pub trait MapWriter {
 }
 
 /// What the element of a backend says beside whose it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Condition {
     /// Bits of [`Backend::flags`].
     pub flags: u32,
@@ -199,11 +197,6 @@ impl MapWriter for PinnedWriter {
 
     fn write_slot(&mut self, index: u32, slot: Slot) {
         self.slots.write(index, &slot);
-    }
-
-    fn forget_previous(&mut self, range: Range, gone: &HashSet<u32>) {
-        self.slots
-            .forget_previous(range.base, range.len, |backend| gone.contains(&backend));
     }
 
     fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_abi::service::{SCOPE_NODE, SERVICE_PREFER_LOCAL, Service, ServiceKey, ServiceName};
+use causeway_abi::service::{SCOPE_NODE, Service, ServiceKey, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::BackendView;
@@ -22,8 +22,6 @@ pub struct ServiceView {
     pub id: u32,
     /// Session affinity time-out in seconds; 0 for none.
     pub affinity_seconds: u32,
-    /// Backends on this node come first.
-    pub prefer_local: bool,
     /// Length of its Maglev table.
     pub slots: u32,
     /// Its backends, by index.
@@ -84,7 +82,6 @@ fn view(maps: &PinnedMaps, key: &ServiceKey, service: &Service) -> Result<Servic
         scope: if key.scope == SCOPE_NODE { "External" } else { "Cluster" }.to_owned(),
         id: service.service_id,
         affinity_seconds: service.affinity_seconds,
-        prefer_local: service.flags & SERVICE_PREFER_LOCAL != 0,
         slots: service.slot_count,
         backends: backends(maps, service),
         connections: counters.connections,
