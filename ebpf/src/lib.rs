@@ -14,6 +14,7 @@ extern crate std;
 pub mod csum;
 pub mod direct;
 pub mod flow;
+pub mod hops;
 pub mod packet;
 pub mod parse;
 pub mod plain;

@@ -1,4 +1,4 @@
-//! Answers to packets that no backend takes: TCP resets and ICMP "port unreachable", so that clients fail at once.
+//! Answers to packets that go no further: TCP resets and ICMP errors, so that clients fail at once and find out why.
 //!
 //! A refused packet is turned into its answer in place. Buffers are changed rather than copied, because a BPF program has
 //! 512 bytes of stack.
@@ -33,24 +33,33 @@ pub enum Kind {
     ResetV4,
     /// [`reset_v6`].
     ResetV6,
-    /// [`unreachable_v4`].
-    UnreachableV4,
-    /// [`unreachable_v6`].
-    UnreachableV6,
+    /// [`error_v4`].
+    ErrorV4,
+    /// [`error_v6`].
+    ErrorV6,
     /// None: nothing says it, or the quoted header would not fit.
     Silence,
 }
 
-/// The answer for a packet. Datagrams with IPv4 options or IPv6 extension headers, and fragments of TCP segments, get
+/// The answer for a packet that nobody takes. Datagrams with IPv4 options or IPv6 extension headers, and fragments of TCP segments, get
 /// none.
 #[inline(always)]
 pub const fn kind(headers: &Headers) -> Kind {
     match (headers.version, headers.protocol) {
         (Version::V4, protocol::TCP) if matches!(headers.fragment, Fragment::Whole) => Kind::ResetV4,
         (Version::V6, protocol::TCP) if matches!(headers.fragment, Fragment::Whole) => Kind::ResetV6,
-        (Version::V4, protocol::UDP) if headers.l4 == L3 + 20 => Kind::UnreachableV4,
-        (Version::V6, protocol::UDP) if headers.l4 == L3 + 40 => Kind::UnreachableV6,
+        (_, protocol::UDP) => error_kind(headers),
         _ => Kind::Silence,
+    }
+}
+
+/// The ICMP error that a packet gets, if it gets one.
+#[inline(always)]
+pub const fn error_kind(headers: &Headers) -> Kind {
+    match headers.version {
+        _ if !has_error(headers) => Kind::Silence,
+        Version::V4 => Kind::ErrorV4,
+        Version::V6 => Kind::ErrorV6,
     }
 }
 
@@ -86,38 +95,104 @@ pub fn reset_v6<P: Answer>(packet: &P, headers: &Headers) -> bool {
         && packet.put(L3 + 40, &tcp)
 }
 
-/// Turns a datagram over IPv4 without options into ICMP destination unreachable, port unreachable (RFC 792).
+/// An ICMP error: type, code and the four bytes that some of them use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IcmpError {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// The rest of the header, host byte order; an MTU, where there is one.
+    pub rest: u32,
+}
+
+impl IcmpError {
+    /// Destination unreachable, port unreachable (RFC 792; RFC 4443, 3.1).
+    #[inline(always)]
+    pub const fn port_unreachable(version: Version) -> Self {
+        Self::of(version, (3, 3), (1, 4), 0)
+    }
+
+    /// Time exceeded, hop limit exceeded in transit (RFC 792; RFC 4443, 3.3).
+    #[inline(always)]
+    pub const fn hops_exceeded(version: Version) -> Self {
+        Self::of(version, (11, 0), (3, 0), 0)
+    }
+
+    /// Fragmentation needed (RFC 1191, 4), or packet too big (RFC 4443, 3.2).
+    #[inline(always)]
+    pub const fn too_big(version: Version, mtu: u32) -> Self {
+        Self::of(version, (3, 4), (2, 0), mtu)
+    }
+
+    #[inline(always)]
+    const fn of(version: Version, v4: (u8, u8), v6: (u8, u8), rest: u32) -> Self {
+        let (kind, code) = match version {
+            Version::V4 => v4,
+            Version::V6 => v6,
+        };
+        Self { kind, code, rest }
+    }
+
+    #[inline(always)]
+    const fn header(self) -> [u8; 8] {
+        let rest = self.rest.to_be_bytes();
+        [self.kind, self.code, 0, 0, rest[0], rest[1], rest[2], rest[3]]
+    }
+}
+
+/// Whether an ICMP error may be sent about a packet (RFC 1122, 3.2.2; RFC 4443, 2.4 (e)): none about errors, about other than the
+/// first fragments, and to those who have no address. Nor is one about packets with options or extension headers.
 #[inline(always)]
-pub fn unreachable_v4<P: Answer>(packet: &P) -> bool {
+pub const fn has_error(headers: &Headers) -> bool {
+    const MULTICAST_V4: u8 = 224;
+    let sender = headers.source.bytes;
+    let is_simple = match headers.version {
+        Version::V4 => headers.l4 == L3 + 20 && sender[12] != 0 && sender[12] < MULTICAST_V4,
+        Version::V6 => headers.l4 == L3 + 40 && sender[0] != 0 && sender[0] != 0xff,
+    };
+    is_simple && !headers.is_icmp_error() && !matches!(headers.fragment, Fragment::Later)
+}
+
+/// Turns a packet over IPv4 without options into an ICMP error about it.
+#[inline(always)]
+pub fn error_v4<P: Answer>(packet: &P, source: [u8; 4], error: IcmpError) -> bool {
     let mut quoted = [0; QUOTED_V4];
     if !packet.fill(L3, &mut quoted) {
         return false;
     }
-    let sum = csum::finish(csum::add(packet.sum(&quoted).into(), &[3, 3])).to_ne_bytes();
-    turn(packet, L3 + 28 + QUOTED_V4 as u32)
-        && answer_v4(packet, &quoted, 8 + QUOTED_V4 as u16, protocol::ICMP)
-        && packet.put(L3 + 20, &[3, 3, sum[0], sum[1], 0, 0, 0, 0])
-        && packet.put(L3 + 28, &quoted)
+    let mut header = error.header();
+    let sum = csum::finish(csum::add(packet.sum(&quoted).into(), &header)).to_ne_bytes();
+    (header[2], header[3]) = (sum[0], sum[1]);
+    turn(packet, L3 + 28 + QUOTED_V4 as u32) && packet.put(L3 + 28, &quoted) && packet.put(L3 + 20, &header) && {
+        // Whom the packet was for is what it is answered from.
+        quoted[16..20].copy_from_slice(&source);
+        answer_v4(packet, &quoted, 8 + QUOTED_V4 as u16, protocol::ICMP)
+    }
 }
 
-/// Turns a datagram over IPv6 without extension headers into `ICMPv6` destination unreachable, port unreachable (RFC 4443,
-/// 3.1).
+/// Turns a packet over IPv6 without extension headers into an `ICMPv6` error about it.
 #[inline(always)]
-pub fn unreachable_v6<P: Answer>(packet: &P) -> bool {
+pub fn error_v6<P: Answer>(packet: &P, source: &[u8; 16], error: IcmpError) -> bool {
     const LENGTH: u16 = 8 + QUOTED_V6 as u16;
     let mut quoted = [0; QUOTED_V6];
     if !packet.fill(L3, &mut quoted) {
         return false;
     }
-    // The addresses count twice: in the pseudo header, where their order does not matter, and in the quoted packet.
-    let Some(addresses) = chunk::<QUOTED_V6, 32>(&quoted, 8) else {
+    let Some(sender) = chunk::<QUOTED_V6, 16>(&quoted, 8) else {
         return false;
     };
-    let sum = csum::add(csum::add(0, &[0, protocol::ICMPV6, 0, LENGTH as u8]), &[1, 4]);
-    let sum = csum::finish(sum + u32::from(packet.sum(addresses)) + u32::from(packet.sum(&quoted))).to_ne_bytes();
+    // The ends count twice: in the pseudo header, where their order does not matter, and in the quoted packet.
+    let ends = u32::from(packet.sum(sender)) + u32::from(packet.sum(source));
+    let mut header = error.header();
+    let sum = csum::add(csum::add(0, &[0, protocol::ICMPV6, 0, LENGTH as u8]), &header);
+    let sum = csum::finish(sum + ends + u32::from(packet.sum(&quoted))).to_ne_bytes();
+    (header[2], header[3]) = (sum[0], sum[1]);
     turn(packet, L3 + 48 + QUOTED_V6 as u32)
-        && answer_v6(packet, &quoted, LENGTH, protocol::ICMPV6)
-        && packet.put(L3 + 40, &[1, 4, sum[0], sum[1], 0, 0, 0, 0])
+        && packet.put(L3, &[0x60, 0, 0, 0, 0, LENGTH as u8, protocol::ICMPV6, HOPS])
+        && packet.put(L3 + 8, source)
+        && packet.put(L3 + 24, sender)
+        && packet.put(L3 + 40, &header)
         && packet.put(L3 + 48, &quoted)
 }
 

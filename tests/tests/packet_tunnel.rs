@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use causeway_abi::DropReason;
-use causeway_tests::packet::{CLIENT_IFINDEX, Datapath, Frame, Verdict, decode, tcp};
+use causeway_tests::packet::{CLIENT_IFINDEX, Datapath, Frame, Verdict, decode, one_hop_later, tcp};
 
 fn node() -> Result<Datapath> {
     let mut datapath = Datapath::load()?;
@@ -16,7 +16,10 @@ fn a_packet_for_a_pod_is_handed_to_it() -> Result<()> {
     let datapath = node()?;
     let frame = Frame::tcp("10.244.2.6:40000", "10.244.1.5:80", tcp::SYN).build();
     let out = datapath.run("cw_from_tunnel", &frame)?;
-    assert_eq!((out.verdict, &out.frame[14..]), (Verdict::Redirect, &frame[14..]));
+    assert_eq!(
+        (out.verdict, &out.frame[14..]),
+        (Verdict::Redirect, &one_hop_later(&frame)[..])
+    );
     let there = decode(&out.frame);
     assert_eq!((there.to_mac, there.from_mac), ([2, 0, 0, 0, 1, 5], [2, 0, 0, 0, 2, 5]));
     Ok(())

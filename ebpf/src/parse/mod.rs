@@ -198,6 +198,23 @@ const fn is_link_local(word: u32) -> bool {
     word & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])
 }
 
+/// Where in its datagram a later fragment begins, in bytes; `None` when it cannot be read.
+#[inline(always)]
+pub fn fragment_offset<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Option<u32> {
+    let (at, shift) = match headers.version {
+        // RFC 791: the low 13 bits, in units of 8 bytes.
+        Version::V4 => (L3 + 6, 3),
+        // RFC 8200, 4.5: the high 13 bits of the second half of the fragment header's first word.
+        Version::V6 => (headers.l4.checked_sub(6)?, 0),
+    };
+    let field = u32::from(u16::from_be(packet.read::<u16>(at)?));
+    Some(if shift == 3 {
+        (field & 0x1fff) << 3
+    } else {
+        field & 0xfff8
+    })
+}
+
 /// Reads the transport header at `l4` into `headers`; `None` when it is cut short or contradicts itself.
 #[inline(always)]
 fn with_transport<P: Packet + ?Sized>(packet: &P, headers: Headers) -> Option<Headers> {

@@ -3,6 +3,8 @@ use std::vec::Vec;
 
 use zerocopy::FromBytes;
 
+use causeway_abi::Address;
+
 use super::*;
 use crate::parse::{Parsed, parse, parse_embedded};
 
@@ -100,8 +102,12 @@ fn answer(frame: Vec<u8>) -> Option<(Vec<u8>, Headers)> {
     let answered = match kind(&asked) {
         Kind::ResetV4 => reset_v4(&frame, &asked),
         Kind::ResetV6 => reset_v6(&frame, &asked),
-        Kind::UnreachableV4 => unreachable_v4(&frame),
-        Kind::UnreachableV6 => unreachable_v6(&frame),
+        Kind::ErrorV4 | Kind::ErrorV6 => error(
+            &frame,
+            &asked,
+            asked.destination,
+            IcmpError::port_unreachable(asked.version),
+        ),
         Kind::Silence => false,
     };
     if !answered {
@@ -113,6 +119,16 @@ fn answer(frame: Vec<u8>) -> Option<(Vec<u8>, Headers)> {
     assert_eq!(answer.end as usize, frame.len());
     assert_eq!(frame[..12], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
     Some((frame, answer))
+}
+
+fn error(frame: &Frame, asked: &Headers, source: Address, error: IcmpError) -> bool {
+    match source.to_v4() {
+        Some(source) => {
+            assert_eq!(asked.version, Version::V4);
+            error_v4(frame, source, error)
+        }
+        None => error_v6(frame, &source.bytes, error),
+    }
 }
 
 fn sum(bytes: &[u8]) -> u32 {
@@ -205,4 +221,53 @@ fn datagrams_with_options_are_not_answered() {
     frame.splice(34..34, [1, 1, 1, 0]);
     frame[17] += 4;
     assert_eq!(answer(frame), None);
+}
+
+#[test]
+fn a_router_speaks_in_its_own_name_and_tells_the_mtu() {
+    let routers = [Address::from_v4([10, 244, 1, 1]), Address::new([0xfe; 16])];
+    let errors = [
+        (
+            IcmpError::hops_exceeded as fn(Version) -> IcmpError,
+            [[11, 0], [3, 0]],
+            0_u32,
+        ),
+        (|version| IcmpError::too_big(version, 1_450), [[3, 4], [2, 0]], 1_450),
+    ];
+    for (make, codes, rest) in errors {
+        for (number, asked) in [
+            ipv4(6, &segment(tcp_flags::ACK, 9)),
+            ipv6(6, &segment(tcp_flags::ACK, 9)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let before = headers(&asked);
+            let frame = Frame(RefCell::new(asked.clone()));
+            assert!(error(&frame, &before, routers[number], make(before.version)));
+            let frame = frame.0.into_inner();
+            let after = headers(&frame);
+            assert_eq!((after.source, after.destination), (routers[number], before.source));
+            let l4 = after.l4 as usize;
+            assert_eq!(
+                (&frame[l4..l4 + 2], &frame[l4 + 4..l4 + 8]),
+                (&codes[number][..], &rest.to_be_bytes()[..])
+            );
+            assert_eq!(frame[l4 + 8..], asked[14..l4 + 8]);
+            match after.version {
+                Version::V4 => assert_eq!(csum::fold(sum(&frame[34..])), 0xffff),
+                Version::V6 => assert_eq!(transport_sum(&frame, &after), 0xffff),
+            }
+        }
+    }
+}
+
+#[test]
+fn no_error_is_sent_about_an_error_or_to_nobody() {
+    let about = |frame: &[u8]| has_error(&headers(frame));
+    assert!(about(&ipv4(17, &DATAGRAM)) && about(&ipv4(1, &[8, 0, 0, 0, 0, 1, 0, 1])));
+    assert!(!about(&ipv4(1, &[11, 0, 0, 0, 0, 0, 0, 0])) && !about(&ipv6(58, &[3, 0, 0, 0, 0, 0, 0, 0])));
+    let mut from_nobody = ipv4(17, &DATAGRAM);
+    from_nobody[26..30].copy_from_slice(&[0; 4]);
+    assert!(!about(&from_nobody));
 }

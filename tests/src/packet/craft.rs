@@ -266,6 +266,30 @@ pub fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: u8, pac
     }
 }
 
+/// The frame with so many hops left.
+pub fn with_hops(mut frame: Vec<u8>, hops: u8) -> Vec<u8> {
+    if frame[12..14] == [0x86, 0xdd] {
+        frame[21] = hops;
+        return frame;
+    }
+    let end = 14 + usize::from(frame[14] & 0x0f) * 4;
+    frame[22] = hops;
+    frame[24..26].fill(0);
+    let sum = internet_checksum(&[&frame[14..end]]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// The IP packet in a frame, as a router sends it on: with one hop less.
+pub fn one_hop_later(frame: &[u8]) -> Vec<u8> {
+    let hops = if frame[12..14] == [0x86, 0xdd] {
+        frame[21]
+    } else {
+        frame[22]
+    };
+    with_hops(frame.to_vec(), hops - 1).split_off(14)
+}
+
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|_| panic!("{text} is no socket address"))
 }

@@ -107,7 +107,6 @@ impl Datapath {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
                 Program::Xdp(program) => program.load(),
-                Program::Xdp(program) => program.load(),
                 _ => bail!("program {name} has an unexpected type"),
             }
             .with_context(|| format!("the kernel refuses program {name}"))?;

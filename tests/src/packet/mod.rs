@@ -9,8 +9,8 @@ pub mod decode;
 pub mod sockets;
 pub mod xdp;
 
-pub use craft::{Frame, internet_checksum};
-pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, ServiceOptions, Verdict};
+pub use craft::{Frame, internet_checksum, one_hop_later, transport_checksum, with_hops};
+pub use datapath::{CLIENT_IFINDEX, Datapath, Outcome, ServiceOptions, TUNNEL_IFINDEX, Verdict};
 pub use decode::{Decoded, decode};
 pub use sockets::with_socket_hooks;
 pub use xdp::Action;

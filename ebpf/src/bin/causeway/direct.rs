@@ -17,7 +17,7 @@ use causeway_abi::{
     backend::{Backend, IN_USE, LOCAL, READY, TERMINATING},
     conntrack::{TCP_ESTABLISHED, timeout_seconds},
     direct::DirectFlow,
-    event::{Choice, Verdict},
+    event::Choice,
     node::DIRECT_RETURN,
     route::{MODE_VXLAN, Route},
     service::{NO_BACKEND, SCOPE_NODE, Service},
@@ -37,6 +37,7 @@ use crate::{
     fragment,
     maps::{BACKENDS, DIRECT_FLOWS, SERVICES, SLOTS},
     outcome::Outcome,
+    refusal::refuse_to_network,
     skb::Skb,
 };
 
@@ -95,7 +96,10 @@ pub fn send(
         backend: index as u32,
         ..Translation::none_of(headers, service)
     };
-    fragment::remember(headers, translation, dry_run);
+    if deliver::exceeds_tunnel(skb, headers) {
+        return Some(refuse_to_network(skb, headers, DropReason::TooLargeForTunnel));
+    }
+    fragment::remember(skb, headers, translation, dry_run);
     Some(to_node(skb, translation).beginning(headers.opens_connection()))
 }
 
@@ -216,7 +220,7 @@ unsafe extern "C" fn cw_to_node(skb: *mut __sk_buff, backend: u32) -> u64 {
         tunnel_id: node.tunnel_id,
         mode: MODE_VXLAN,
     };
-    deliver::into_tunnel(Skb::new(skb), &route, &chosen.to_macs()).pack()
+    deliver::into_tunnel(Skb::new(skb), &route, &chosen.to_macs(), true).pack()
 }
 
 /// Sends an ICMP error about the answer to a client on to the backend that gave it.

@@ -16,7 +16,7 @@ use causeway_abi::{
     direct::DirectFlow,
     drop::DROP_REASONS_MAX,
     event::{Event, EventsLost, Explanation, Trace},
-    fragment::{FragmentKey, FragmentRoute},
+    fragment::{FragmentKey, FragmentRoute, HeldFragment},
     node::NodeConfig,
     pod::Pod,
     route::Route,
@@ -83,6 +83,14 @@ pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = Lr
 /// Where the later fragments of translated datagrams go.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 8_192> = LruHashMap::new();
+
+/// Fragments that came before the first one of their datagram: 2 MiB, of which the oldest make room.
+#[btf_map]
+pub static HELD: LruHashMap<FragmentKey, HeldFragment, 1_024> = LruHashMap::new();
+
+/// A fragment that is about to be kept, and a first one while those kept for it are sent on. Not on the stack, which is short.
+#[btf_map]
+pub static HELD_DRAFT: PerCpuArray<HeldFragment, 2> = PerCpuArray::new();
 
 /// Whom a service lets in from the network. The key is laid out as `causeway_abi::service::SourceRangeKey`.
 #[btf_map]

@@ -3,20 +3,20 @@
 use core::ptr;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_csum_diff};
-use causeway_abi::DropReason;
+use causeway_abi::{Address, DropReason, route::MODE_VXLAN};
 use causeway_ebpf::{
     csum,
     parse::Headers,
-    refuse::{Answer, Kind, kind, reset_v4, reset_v6, unreachable_v4, unreachable_v6},
+    refuse::{Answer, IcmpError, Kind, error_kind, error_v4, error_v6, kind, reset_v4, reset_v6},
 };
 
 use crate::{deliver, outcome::Outcome, skb::Skb};
 
-/// Sends the packet back to its pod as a TCP reset or an ICMP port unreachable, where no backend takes it and its protocol has
-/// a way to say so; else drops it.
+/// Sends the packet back to its pod as a TCP reset or an ICMP error, where its protocol has a way to say why it goes no further;
+/// else drops it.
 #[inline(always)]
 pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
-    if is_answered(reason) && answer(skb, headers) {
+    if answer(skb, headers, reason, false) {
         Outcome::refuse(skb.redirect_peer(skb.ifindex()), reason)
     } else {
         Outcome::drop(reason)
@@ -26,45 +26,114 @@ pub fn refuse(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
 /// The same, for a packet that came from the network by the interface it goes back by.
 #[inline(always)]
 pub fn refuse_to_network(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
-    if is_answered(reason) && answer(skb, headers) {
+    if answer(skb, headers, reason, true) {
         Outcome::refuse(skb.redirect(skb.ifindex()), reason)
     } else {
         Outcome::drop(reason)
     }
 }
 
-/// The same, for a client's packet that another node sent here through the tunnel: the answer goes to the network.
+/// The same, for a packet that another node sent here through the tunnel: the answer goes to that node's pod, or to the client in
+/// the network.
 #[inline(always)]
 pub fn refuse_from_tunnel(skb: Skb, headers: &Headers, reason: DropReason) -> Outcome {
-    if is_answered(reason)
-        && let Some(node) = deliver::node()
-        && answer(skb, headers)
-    {
-        Outcome::refuse(skb.redirect_neighbour(node.uplink_ifindex), reason)
-    } else {
+    if !answer(skb, headers, reason, false) {
+        return Outcome::drop(reason);
+    }
+    // SAFETY: all pointers are valid.
+    let action = unsafe { cw_return(skb.as_ptr(), &headers.source) };
+    if action == u32::MAX {
         Outcome::drop(reason)
+    } else {
+        Outcome::refuse(action as i32, reason)
     }
 }
 
-/// Whether the service's backends are to blame, and not this node or the client.
+/// Sends an answer to whom it is for, through the tunnel or to the network; the action, or `u32::MAX` when there is no way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_return(skb: *mut __sk_buff, to: *const Address) -> u32 {
+    if to.is_null() {
+        return u32::MAX;
+    }
+    let skb = Skb::new(skb);
+    // SAFETY: not null, and valid as `refuse_from_tunnel` passes it. Copied, as in `cw_onwards`.
+    let to = &unsafe { ptr::read_volatile(to) };
+    match (deliver::route(to), deliver::node()) {
+        (Some(route), _) if route.mode == MODE_VXLAN => {
+            let outcome = deliver::into_tunnel(skb, &route, &deliver::TUNNEL_MACS, to.to_v4().is_some());
+            if outcome.reason == 0 {
+                outcome.action as u32
+            } else {
+                u32::MAX
+            }
+        }
+        (_, Some(node)) => skb.redirect_neighbour(node.uplink_ifindex) as u32,
+        _ => u32::MAX,
+    }
+}
+
+/// Makes the packet its answer; false when none is to be given.
 #[inline(always)]
-const fn is_answered(reason: DropReason) -> bool {
-    matches!(reason, DropReason::NoReadyBackend | DropReason::BackendGone)
+fn answer(skb: Skb, headers: &Headers, reason: DropReason, to_network: bool) -> bool {
+    // SAFETY: all pointers are valid.
+    unsafe { cw_answer(skb.as_ptr(), headers, reason as u32, to_network.into()) != 0 }
+}
+
+/// Global function behind [`answer`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_answer(skb: *mut __sk_buff, headers: *const Headers, reason: u32, to_network: u32) -> u32 {
+    const NO_READY_BACKEND: u32 = DropReason::NoReadyBackend as u32;
+    const BACKEND_GONE: u32 = DropReason::BackendGone as u32;
+    const HOP_LIMIT_EXCEEDED: u32 = DropReason::HopLimitExceeded as u32;
+    const TOO_LARGE_FOR_TUNNEL: u32 = DropReason::TooLargeForTunnel as u32;
+    // SAFETY: checked for null, and valid as `answer` passes it.
+    let Some(headers) = (unsafe { headers.as_ref() }) else {
+        return 0;
+    };
+    let version = headers.version;
+    // Those about backends come from whom the packet was for, as if it had got there; the others from this node.
+    let (kind, error, is_own) = match reason {
+        NO_READY_BACKEND | BACKEND_GONE => (kind(headers), IcmpError::port_unreachable(version), false),
+        HOP_LIMIT_EXCEEDED => (error_kind(headers), IcmpError::hops_exceeded(version), true),
+        TOO_LARGE_FOR_TUNNEL => {
+            let mtu = deliver::tunnel_excess(Skb::new(skb)).unwrap_or(0);
+            (error_kind(headers), IcmpError::too_big(version, mtu), true)
+        }
+        _ => return 0,
+    };
+    let mut source = headers.destination;
+    if is_own {
+        let Some(node) = deliver::node() else { return 0 };
+        let own = if to_network == 0 {
+            node.router_address_like(&headers.source)
+        } else {
+            node.node_address_like(&headers.source)
+        };
+        let Some(own) = own else { return 0 };
+        source = own;
+    }
+    let packed = u64::from(error.kind) << 40 | u64::from(error.code) << 32 | u64::from(error.rest);
+    // SAFETY: all pointers are valid.
+    unsafe {
+        match kind {
+            Kind::ResetV4 => cw_reset_v4(skb, headers),
+            Kind::ResetV6 => cw_reset_v6(skb, headers),
+            Kind::ErrorV4 => cw_error_v4(skb, source.words()[3], packed),
+            Kind::ErrorV6 => cw_error_v6(skb, &source, packed),
+            Kind::Silence => 0,
+        }
+    }
 }
 
 #[inline(always)]
-fn answer(skb: Skb, headers: &Headers) -> bool {
-    // SAFETY: all pointers are valid.
-    let answered = unsafe {
-        match kind(headers) {
-            Kind::ResetV4 => cw_reset_v4(skb.as_ptr(), headers),
-            Kind::ResetV6 => cw_reset_v6(skb.as_ptr(), headers),
-            Kind::UnreachableV4 => cw_unreach_v4(skb.as_ptr()),
-            Kind::UnreachableV6 => cw_unreach_v6(skb.as_ptr()),
-            Kind::Silence => 0,
-        }
-    };
-    answered != 0
+const fn unpacked(packed: u64) -> IcmpError {
+    IcmpError {
+        kind: (packed >> 40) as u8,
+        code: (packed >> 32) as u8,
+        rest: packed as u32,
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -83,14 +152,17 @@ unsafe extern "C" fn cw_reset_v6(skb: *mut __sk_buff, headers: *const Headers) -
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_unreach_v4(skb: *mut __sk_buff) -> u32 {
-    unreachable_v4(&Skb::new(skb)).into()
+unsafe extern "C" fn cw_error_v4(skb: *mut __sk_buff, source: u32, packed: u64) -> u32 {
+    error_v4(&Skb::new(skb), source.to_ne_bytes(), unpacked(packed)).into()
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_unreach_v6(skb: *mut __sk_buff) -> u32 {
-    unreachable_v6(&Skb::new(skb)).into()
+unsafe extern "C" fn cw_error_v6(skb: *mut __sk_buff, source: *const Address, packed: u64) -> u32 {
+    // SAFETY: checked for null, and valid as `cw_answer` passes it.
+    unsafe { source.as_ref() }.map_or(0, |source| {
+        error_v6(&Skb::new(skb), &source.bytes, unpacked(packed)).into()
+    })
 }
 
 impl Answer for Skb {

@@ -3,14 +3,17 @@
 use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key},
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key,
+    },
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+        bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_set_tunnel_key,
+        bpf_skb_store_bytes,
     },
 };
 use causeway_abi::route::Route;
-use causeway_ebpf::packet::Packet;
+use causeway_ebpf::{hops, packet::Packet};
 use zerocopy::FromBytes;
 
 /// `PACKET_HOST` of `linux/if_packet.h`: for this machine.
@@ -100,6 +103,108 @@ impl Skb {
     pub fn set_length(&self, length: u32) -> Result<(), Refused> {
         // SAFETY: no pointer but the context is passed.
         done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+    }
+
+    /// Gives the frame its MAC addresses and the packet in it one hop less, which its router owes it (RFC 1812, 5.3.1; RFC 8200,
+    /// 3). False, and perhaps half done, when no hop is left or the kernel refuses.
+    #[inline(always)]
+    pub fn forward(&self, macs: &[u8; 12], is_v4: bool) -> bool {
+        if !is_v4 {
+            return self.lower_hops_v6() && self.write(0, macs, 0).is_ok();
+        }
+        // MAC addresses, type, and the IP header's first 12 bytes, in one go.
+        let Some(mut head) = self.read_at::<0, [u8; 26]>() else {
+            return false;
+        };
+        let Some(lowered) = hops::lowered_v4([head[22], head[23], head[24], head[25]]) else {
+            return false;
+        };
+        let (addresses, _) = head.split_at_mut(12);
+        addresses.copy_from_slice(macs);
+        (head[22], head[24], head[25]) = (lowered[0], lowered[2], lowered[3]);
+        self.write(0, &head, 0).is_ok()
+    }
+
+    /// The same with the MAC addresses left as they are.
+    #[inline(always)]
+    pub fn lower_hops(&self, is_v4: bool) -> bool {
+        if !is_v4 {
+            return self.lower_hops_v6();
+        }
+        match self.read_at::<22, [u8; 4]>().and_then(hops::lowered_v4) {
+            // The change of the header's checksum cancels that of the hops out in any sum over the packet.
+            Some(lowered) => self.write(22, &lowered, 0).is_ok(),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn lower_hops_v6(&self) -> bool {
+        // At an even offset, as checksums like it.
+        match self.read_at::<20, [u8; 2]>() {
+            Some([next_header, hops]) if hops > 1 => self
+                .write(20, &[next_header, hops - 1], BPF_F_RECOMPUTE_CSUM.into())
+                .is_ok(),
+            _ => false,
+        }
+    }
+
+    /// The MTU of an interface, if the packet is too large for it.
+    #[inline(always)]
+    pub fn exceeds_mtu_of(&self, ifindex: u32) -> Option<u32> {
+        /// `BPF_MTU_CHK_SEGS`: packets that are divided into segments later count by those.
+        const SEGMENTS: u64 = 1;
+        let mut mtu = 0_u32;
+        // SAFETY: `mtu` is valid for writing.
+        let result = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &raw mut mtu, 0, SEGMENTS) };
+        // Negative for an interface that is not there, positive for what does not fit (`BPF_MTU_CHK_RET_*`).
+        (result > 0).then_some(mtu)
+    }
+
+    /// Copies the frame; its length, or `None` when it does not fit.
+    #[inline(always)]
+    pub fn save<const N: usize>(&self, buffer: &mut [u8; N]) -> Option<u32> {
+        let length = self.length();
+        if length == 0 || length > N as u32 {
+            return None;
+        }
+        // SAFETY: `buffer` is writable for `length` bytes.
+        let result = unsafe { bpf_skb_load_bytes(self.0.cast(), 0, buffer.as_mut_ptr().cast(), length) };
+        (result == 0).then_some(length)
+    }
+
+    /// Gives the packet the first bytes of a frame, and nothing else.
+    #[inline(always)]
+    pub fn restore<const N: usize>(&self, frame: &[u8; N], length: u32) -> Result<(), Refused> {
+        const L3: u32 = 14;
+        if length <= L3 || length > N as u32 {
+            return Err(Refused);
+        }
+        self.set_length(length)?;
+        let packet = length - L3;
+        if packet == 0 || packet > N as u32 - L3 {
+            return Err(Refused);
+        }
+        // A checksum of the whole packet that hardware computed (CHECKSUM_COMPLETE) begins behind the Ethernet header.
+        // SAFETY: `frame` is readable for `length` bytes.
+        unsafe {
+            done(bpf_skb_store_bytes(self.0, 0, frame.as_ptr().cast(), L3, 0))?;
+            let from = frame.as_ptr().add(L3 as usize).cast();
+            done(bpf_skb_store_bytes(
+                self.0,
+                L3,
+                from,
+                packet,
+                BPF_F_RECOMPUTE_CSUM.into(),
+            ))
+        }
+    }
+
+    /// Lets a copy of the packet come in by an interface, after this one.
+    #[inline(always)]
+    pub fn clone_in(&self, ifindex: u32) {
+        // SAFETY: no pointer but the context is passed. When the helper fails the copy is lost, like a packet on the way.
+        unsafe { bpf_clone_redirect(self.0, ifindex, BPF_F_INGRESS.into()) };
     }
 
     /// Makes the packet one for this machine, whatever MAC address it came with.

@@ -10,6 +10,7 @@ use causeway_ebpf::{
 use crate::{
     conntrack,
     deliver::{self, From},
+    fragment,
     maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -45,11 +46,15 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Some(pod) if pod.ifindex == skb.ifindex() => {}
         _ => return Outcome::drop(DropReason::SourceAddressNotPods),
     }
+    if deliver::is_at_its_end(skb, headers, SCOPE_CLUSTER) {
+        return refuse(skb, headers, DropReason::HopLimitExceeded);
+    }
     if !headers.has_ports() {
-        return match deliver::related(skb, headers, translation) {
-            Some(outcome) => outcome,
-            None => deliver::onwards(skb, &headers.destination),
-        };
+        if let Some(outcome) = deliver::related(skb, headers, translation, dry_run) {
+            return outcome;
+        }
+        fragment::remember_as_it_is(skb, headers, dry_run);
+        return deliver::onwards(skb, &headers.destination);
     }
     // SAFETY: the value is copied out at once.
     if let Some(service) = unsafe { SERVICES.get(service_key(headers, SCOPE_CLUSTER)).copied() } {
@@ -61,6 +66,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     if conntrack::reply(headers, translation, dry_run) {
         deliver::answer(skb, headers, translation, dry_run)
     } else {
+        fragment::remember_as_it_is(skb, headers, dry_run);
         deliver::onwards(skb, &headers.destination)
     }
 }

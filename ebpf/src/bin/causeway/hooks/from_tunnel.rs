@@ -9,7 +9,7 @@ use causeway_ebpf::{
 };
 
 use crate::{
-    conntrack, deliver, direct,
+    conntrack, deliver, direct, fragment,
     maps::SERVICES,
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -34,6 +34,9 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Frame::Other => return Outcome::TO_STACK,
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
+    if deliver::is_at_its_end(skb, headers, SCOPE_NODE) {
+        return refuse_from_tunnel(skb, headers, DropReason::HopLimitExceeded);
+    }
     if let Some(chosen) = direct::chosen(skb)
         && headers.has_ports()
     {
@@ -43,12 +46,13 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         return deliver::answer(skb, headers, translation, dry_run);
     }
     if !headers.has_ports()
-        && let Some(outcome) = deliver::related(skb, headers, translation)
+        && let Some(outcome) = deliver::related(skb, headers, translation, dry_run)
     {
         return outcome;
     }
-    if let Some(pod) = deliver::pod(&headers.destination) {
-        return deliver::to_pod(skb, &pod);
+    fragment::remember_as_it_is(skb, headers, dry_run);
+    if let Some(outcome) = deliver::to_pod(skb, &headers.destination) {
+        return outcome;
     }
     if deliver::node().is_some_and(|node| node.is_own(&headers.destination)) {
         skb.accept();

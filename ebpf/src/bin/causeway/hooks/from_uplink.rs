@@ -14,7 +14,7 @@ use causeway_ebpf::{
 use crate::{
     conntrack,
     deliver::{self, From},
-    direct,
+    direct, fragment,
     maps::{SERVICES, SOURCE_RANGES, SourceRange},
     outcome::{self, Outcome},
     parse::{self, Frame},
@@ -41,7 +41,12 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Frame::Other | Frame::Malformed => return Outcome::TO_STACK,
     }
     if headers.is_link_control() || is_tunnel(headers) {
+        // Where the underlay's MTU is small, the tunnel's own packets are divided.
+        fragment::remember_as_it_is(skb, headers, dry_run);
         return Outcome::TO_STACK;
+    }
+    if deliver::is_at_its_end(skb, headers, SCOPE_NODE) {
+        return refuse_to_network(skb, headers, DropReason::HopLimitExceeded);
     }
     if headers.has_ports() {
         // SAFETY: the value is copied out at once.
@@ -53,14 +58,12 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         return deliver::answer(skb, headers, translation, dry_run);
     }
     if !headers.has_ports()
-        && let Some(outcome) = deliver::related(skb, headers, translation)
+        && let Some(outcome) = deliver::related(skb, headers, translation, dry_run)
     {
         return outcome;
     }
-    match deliver::pod(&headers.destination) {
-        Some(pod) => deliver::to_pod(skb, &pod),
-        None => Outcome::TO_STACK,
-    }
+    fragment::remember_as_it_is(skb, headers, dry_run);
+    deliver::to_pod(skb, &headers.destination).unwrap_or(Outcome::TO_STACK)
 }
 
 /// Whether a packet is one of the tunnel's own, which are the most frequent here.
