@@ -12,12 +12,13 @@ use std::{
 
 use causeway_proto::{
     Resource,
-    v1::{Node, ObjectReference, Service},
+    v1::{Node, ObjectReference, Pod, Service},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     events::{Recorder, Severity, reference},
+    host_ports::{add_host_ports, host_ports, pod_of},
     pods::chain,
     routes::{RoutePlan, RouteSettings, direct_problems, plan_routes},
     service_health::{HealthCheck, health_checks},
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     api::service_health::HealthPorts,
-    bpf::{Collected, Datapath, DesiredRoute, DesiredServices, SyncReport, monotonic_now},
+    bpf::{Collected, Datapath, DesiredRoute, DesiredService, DesiredServices, SyncReport, monotonic_now},
     metrics::{SyncMetrics, Synced},
     net::{DirectReport, Network},
     watch::Watches,
@@ -64,6 +65,8 @@ pub struct Driver {
 /// What a pass over the services found and did.
 struct Pass {
     report: SyncReport,
+    /// Ports of the node that pods cannot have, by the names they would have in the data path.
+    taken_ports: BTreeSet<(String, String)>,
     checks: BTreeMap<u16, HealthCheck>,
     /// Readiness alone can change which backends are chosen.
     follow_readiness: bool,
@@ -74,13 +77,14 @@ impl Driver {
     pub async fn run_services(self, stop: CancellationToken) {
         let watches = &self.watches;
         let (mut services, mut endpoints) = (watches.services.changes(), watches.endpoints.changes());
-        let mut nodes = watches.nodes.changes();
+        let (mut nodes, mut pods) = (watches.nodes.changes(), watches.pods.changes());
         let readiness = self.datapath.readiness();
         let mut health_ports = HealthPorts::new(readiness.clone());
         let mut full = tokio::time::interval(FULL_PASS);
         let mut refused = BTreeSet::new();
         let mut follow_readiness = false;
         let mut view = NodeView::default();
+        let mut ports = Vec::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -88,20 +92,22 @@ impl Driver {
                 () = endpoints.changed() => {}
                 // Most changes of nodes are heartbeats, and concern no service.
                 () = nodes.changed() => if self.node_view() == view { continue },
+                // Most pods have no port of the node.
+                () = pods.changed() => if self.host_ports(&view) == ports { continue },
                 () = readiness.changed(), if follow_readiness => {}
                 _ = full.tick() => {}
             }
-            let synced = watches.services.is_synced() && watches.endpoints.is_synced() && watches.nodes.is_synced();
-            if !synced {
+            if !watches.synced() {
                 continue;
             }
             tokio::time::sleep(COALESCE).await;
             view = self.node_view();
-            let (driver, seen) = (self.clone(), view.clone());
+            ports = self.host_ports(&view);
+            let (driver, seen, host_ports) = (self.clone(), view.clone(), ports.clone());
             // A large pass takes a while; it must not hold up probes and heartbeats.
-            match tokio::task::spawn_blocking(move || driver.pass_services(&seen)).await {
+            match tokio::task::spawn_blocking(move || driver.pass_services(&seen, host_ports)).await {
                 Ok(pass) => {
-                    self.report(&pass.report, &mut refused);
+                    self.report(&pass, &mut refused);
                     follow_readiness = pass.follow_readiness;
                     for error in health_ports.apply(pass.checks).await {
                         tracing::error!(
@@ -135,10 +141,14 @@ impl Driver {
     /// What the data path should hold, as the cluster is now; for those who compare.
     pub fn desired_services(&self) -> DesiredServices {
         let (services, endpoints) = (self.watches.services.snapshot(), self.watches.endpoints.snapshot());
-        let readiness = self.datapath.readiness();
-        desired_services(&services, &endpoints, &self.node_view(), |pod, listed| {
-            readiness.known(pod, listed)
-        })
+        let (readiness, view) = (self.datapath.readiness(), self.node_view());
+        let mut desired = desired_services(&services, &endpoints, &view, |pod, listed| readiness.known(pod, listed));
+        add_host_ports(&mut desired, self.host_ports(&view));
+        desired
+    }
+
+    fn host_ports(&self, view: &NodeView) -> Vec<DesiredService> {
+        host_ports(&self.watches.pods.snapshot(), &view.addresses)
     }
 
     /// The routes there should be, as the cluster is now.
@@ -152,11 +162,12 @@ impl Driver {
         plan_routes(nodes, &self.node_name, &self.routes)
     }
 
-    fn pass_services(&self, view: &NodeView) -> Pass {
+    fn pass_services(&self, view: &NodeView, host_ports: Vec<DesiredService>) -> Pass {
         let begun = Instant::now();
         let (services, endpoints) = (self.watches.services.snapshot(), self.watches.endpoints.snapshot());
         let readiness = self.datapath.readiness();
-        let desired = desired_services(&services, &endpoints, view, |pod, listed| readiness.known(pod, listed));
+        let mut desired = desired_services(&services, &endpoints, view, |pod, listed| readiness.known(pod, listed));
+        let taken_ports = add_host_ports(&mut desired, host_ports);
         let report = self.datapath.sync_services(&desired);
         let took = begun.elapsed();
         self.metrics
@@ -178,26 +189,48 @@ impl Driver {
         }
         Pass {
             report,
+            taken_ports,
             checks: health_checks(&services, &endpoints, &self.node_name),
             follow_readiness: depends_on_readiness(&services),
         }
     }
 
-    /// Tells each newly refused service why, once.
-    fn report(&self, report: &SyncReport, refused: &mut BTreeSet<String>) {
-        let now: BTreeSet<String> = report.not_applied.iter().map(ToString::to_string).collect();
-        for failure in &report.not_applied {
-            if !refused.contains(&failure.to_string()) {
-                let message = format!("node {}: {failure}", self.node_name);
+    /// Tells each newly refused service, and each pod that does not get its port, why, once.
+    fn report(&self, pass: &Pass, refused: &mut BTreeSet<String>) {
+        let failures = pass
+            .report
+            .not_applied
+            .iter()
+            .map(|failure| (&failure.name, failure.to_string()));
+        let ports = pass
+            .taken_ports
+            .iter()
+            .map(|(name, problem)| (name, format!("{name}: {problem}")));
+        let mut now = BTreeSet::new();
+        for (name, problem) in failures.chain(ports) {
+            if !refused.contains(&problem) {
+                let message = format!("node {}: {problem}", self.node_name);
                 self.recorder
-                    .record_about(self.about(&failure.name), Severity::Warning, "FailedToProgram", message);
+                    .record_about(self.about(name), Severity::Warning, "FailedToProgram", message);
             }
+            now.insert(problem);
         }
         *refused = now;
     }
 
-    /// The service behind the data path's name "namespace/name:port".
+    /// The service, or with a host port the pod, behind the data path's name "namespace/name:port".
     fn about(&self, name: &str) -> ObjectReference {
+        if let Some((namespace, name)) = pod_of(name) {
+            return match self.watches.pods.get(namespace, name) {
+                Some(pod) => reference(&*pod),
+                None => ObjectReference {
+                    kind: Pod::KIND.name().to_owned(),
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                    ..ObjectReference::default()
+                },
+            };
+        }
         let key = name.rsplit_once(':').map_or(name, |(key, _)| key);
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         match self.watches.services.get(namespace, name) {

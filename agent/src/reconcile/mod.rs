@@ -2,6 +2,7 @@
 
 pub mod datapath;
 pub mod events;
+pub mod host_ports;
 pub mod node;
 pub mod pods;
 pub mod routes;

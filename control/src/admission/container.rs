@@ -1,8 +1,11 @@
 //! Rules of containers: image, environment, ports, resources, security.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use causeway_proto::v1::{Container, EnvVar, Quantity, ResourceRequirements, SecurityContext};
+use causeway_proto::v1::{Container, ContainerPort, EnvVar, Quantity, ResourceRequirements, SecurityContext};
 
 use super::{
     field::{Path, Violations},
@@ -74,7 +77,7 @@ fn pull_policy_for(image: &str) -> &'static str {
 }
 
 /// Checks the containers of a pod together, in one pass.
-pub fn validate_all(containers: &[Container], init: &[Container], spec: &Path, v: &mut Violations) {
+pub fn validate_all(containers: &[Container], init: &[Container], host_network: bool, spec: &Path, v: &mut Violations) {
     if containers.is_empty() {
         v.required(&spec.child("containers"), "");
     }
@@ -82,12 +85,13 @@ pub fn validate_all(containers: &[Container], init: &[Container], spec: &Path, v
     for (field, list) in [("initContainers", init), ("containers", containers)] {
         for (at, container) in list.iter().enumerate() {
             let path = spec.child(field).index(at);
-            validate(container, &path, v);
+            validate(container, host_network, &path, v);
             if !container.name.is_empty() && !names.insert(container.name.as_str()) {
                 v.duplicate(&path.child("name"), &container.name);
             }
         }
     }
+    host_ports(containers, &spec.child("containers"), v);
     for (at, container) in init.iter().enumerate() {
         let path = spec.child("initContainers").index(at);
         for (field, probe) in [
@@ -102,7 +106,7 @@ pub fn validate_all(containers: &[Container], init: &[Container], spec: &Path, v
     }
 }
 
-fn validate(container: &Container, path: &Path, v: &mut Violations) {
+fn validate(container: &Container, host_network: bool, path: &Path, v: &mut Violations) {
     if container.name.is_empty() {
         v.required(&path.child("name"), "");
     } else {
@@ -135,7 +139,7 @@ fn validate(container: &Container, path: &Path, v: &mut Violations) {
             "must be an absolute path",
         );
     }
-    ports(container, &path.child("ports"), v);
+    ports(container, host_network, &path.child("ports"), v);
     env(&container.env, &path.child("env"), v);
     if let Some(resources) = &container.resources {
         requirements(resources, &path.child("resources"), v);
@@ -154,7 +158,50 @@ fn validate(container: &Container, path: &Path, v: &mut Violations) {
     }
 }
 
-fn ports(container: &Container, path: &Path, v: &mut Violations) {
+/// Containers of a pod run together, so no two ports of theirs may be at one port of the node.
+fn host_ports(containers: &[Container], path: &Path, v: &mut Violations) {
+    let mut taken = BTreeSet::new();
+    for (at, container) in containers.iter().enumerate() {
+        for (port_at, port) in container.ports.iter().enumerate() {
+            let place = (port.protocol.as_str(), port.host_ip.as_str(), port.host_port);
+            if port.host_port != 0 && !taken.insert(place) {
+                let path = path.index(at).child("ports").index(port_at).child("hostPort");
+                let (protocol, address, number) = place;
+                v.duplicate(&path, format!("{protocol}/{address}/{number}"));
+            }
+        }
+    }
+}
+
+fn host_port(port: &ContainerPort, host_network: bool, path: &Path, v: &mut Violations) {
+    if port.host_port != 0 {
+        let path = path.child("hostPort");
+        v.invalid_each(&path, port.host_port, names::port_number(port.host_port));
+        if host_network && port.host_port != port.container_port {
+            v.invalid(
+                &path,
+                port.host_port,
+                "must match `containerPort` when `hostNetwork` is true",
+            );
+        }
+    }
+    if !port.host_ip.is_empty() {
+        let path = path.child("hostIP");
+        match port.host_ip.parse::<IpAddr>() {
+            Err(_) => v.invalid(&path, &port.host_ip, "must be a valid IP address"),
+            Ok(address) if address.is_loopback() && !host_network => {
+                v.invalid(
+                    &path,
+                    &port.host_ip,
+                    "a port at the node's loopback address is not supported",
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+fn ports(container: &Container, host_network: bool, path: &Path, v: &mut Violations) {
     let mut names = BTreeSet::new();
     for (at, port) in container.ports.iter().enumerate() {
         let path = path.index(at);
@@ -175,6 +222,7 @@ fn ports(container: &Container, path: &Path, v: &mut Violations) {
             );
         }
         protocol(&port.protocol, &path.child("protocol"), v);
+        host_port(port, host_network, &path, v);
     }
 }
 

@@ -31,6 +31,15 @@ pub fn default_spec(spec: &mut PodSpec) {
         .iter_mut()
         .chain(&mut spec.init_containers)
         .for_each(container::default);
+    if spec.host_network {
+        // Its ports are the node's, whether or not it says so.
+        let containers = spec.containers.iter_mut().chain(&mut spec.init_containers);
+        for port in containers.flat_map(|container| &mut container.ports) {
+            if port.host_port == 0 {
+                port.host_port = port.container_port;
+            }
+        }
+    }
 }
 
 /// A new pod is pending, whatever status it came with.
@@ -46,7 +55,7 @@ pub fn prepare_create(pod: &mut Pod) {
 
 /// Checks a pod specification below `path`.
 pub fn validate_spec(spec: &PodSpec, path: &Path, v: &mut Violations) {
-    container::validate_all(&spec.containers, &spec.init_containers, path, v);
+    container::validate_all(&spec.containers, &spec.init_containers, spec.host_network, path, v);
     if !RESTART_POLICIES.contains(&spec.restart_policy.as_str()) {
         v.not_supported(&path.child("restartPolicy"), &spec.restart_policy, RESTART_POLICIES);
     }
@@ -301,6 +310,7 @@ mod tests {
             name: name.into(),
             container_port,
             protocol: protocol.into(),
+            ..Default::default()
         };
         container.ports = vec![
             port("http", 80, "TCP"),
@@ -339,6 +349,69 @@ mod tests {
         ] {
             assert!(found.iter().any(|text| text.starts_with(part)), "{part} in {found:#?}");
         }
+    }
+
+    fn with_ports(pod: &mut Pod, ports: &[(i32, i32, &str)]) {
+        let port = |(container_port, host_port, host_ip): &(i32, i32, &str)| ContainerPort {
+            container_port: *container_port,
+            host_port: *host_port,
+            host_ip: (*host_ip).to_owned(),
+            protocol: "TCP".into(),
+            ..Default::default()
+        };
+        pod.spec.as_mut().unwrap().containers[0].ports = ports.iter().map(port).collect();
+    }
+
+    #[test]
+    fn ports_of_the_node_are_in_range_and_each_is_wanted_once() {
+        let mut pod = pod();
+        with_ports(
+            &mut pod,
+            &[(80, 8080, ""), (81, 8080, "172.30.0.1"), (82, 8081, "fd00::1")],
+        );
+        assert!(check(&pod).is_empty(), "{:?}", check(&pod));
+        with_ports(
+            &mut pod,
+            &[
+                (80, 8080, ""),
+                (81, 8080, ""),
+                (82, 70000, ""),
+                (83, 83, "node-1"),
+                (84, 84, "127.0.0.1"),
+            ],
+        );
+        let found = check(&pod);
+        for part in [
+            "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//8080\"",
+            "spec.containers[0].ports[2].hostPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[0].ports[3].hostIP: Invalid value: \"node-1\": must be a valid IP address",
+            "spec.containers[0].ports[4].hostIP: Invalid value: \"127.0.0.1\": a port at the node's loopback",
+        ] {
+            assert!(found.iter().any(|text| text.starts_with(part)), "{part}: {found:#?}");
+        }
+        assert_eq!(found.len(), 4, "{found:#?}");
+    }
+
+    #[test]
+    fn ports_in_the_nodes_network_are_the_nodes() {
+        let mut pod = pod();
+        pod.spec.as_mut().unwrap().host_network = true;
+        with_ports(&mut pod, &[(80, 0, ""), (81, 81, "")]);
+        default_spec(pod.spec.as_mut().unwrap());
+        let ports: Vec<_> = pod.spec.as_ref().unwrap().containers[0]
+            .ports
+            .iter()
+            .map(|port| port.host_port)
+            .collect();
+        assert_eq!(ports, [80, 81]);
+        assert!(check(&pod).is_empty());
+        with_ports(&mut pod, &[(80, 8080, "")]);
+        assert_eq!(
+            check(&pod),
+            [
+                "spec.containers[0].ports[0].hostPort: Invalid value: 8080: must match `containerPort` when `hostNetwork` is true"
+            ]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use causeway_proto::{
     Resource,
     quantity::Amount,
-    v1::{Pod, Taint},
+    v1::{ContainerPort, Pod, Taint},
 };
 
 use super::{NodeState, Resources};
@@ -17,7 +17,32 @@ pub(super) fn reasons_against(pod: &Pod, requested: &Resources, node: &NodeState
     if let Some(reason) = state_reason(pod, node) {
         return vec![reason];
     }
+    if lacks_ports(pod, node) {
+        return vec!["node(s) didn't have free ports for the requested pod ports".to_owned()];
+    }
     insufficient(requested, node)
+}
+
+/// Whether a port of the node that the pod asks for belongs to another pod there.
+fn lacks_ports(pod: &Pod, node: &NodeState<'_>) -> bool {
+    let wanted: Vec<_> = host_ports(pod).collect();
+    let mut taken = node.pods().iter().flat_map(|other| host_ports(other));
+    !wanted.is_empty() && taken.any(|taken| wanted.iter().any(|wanted| conflicts(wanted, taken)))
+}
+
+fn host_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers
+        .flat_map(|container| &container.ports)
+        .filter(|port| port.host_port != 0)
+}
+
+/// The same port of the same protocol, unless each is at an address of its own.
+fn conflicts(one: &ContainerPort, other: &ContainerPort) -> bool {
+    let is_any = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+    one.host_port == other.host_port
+        && one.protocol == other.protocol
+        && (one.host_ip == other.host_ip || is_any(&one.host_ip) || is_any(&other.host_ip))
 }
 
 fn state_reason(pod: &Pod, state: &NodeState<'_>) -> Option<String> {

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use causeway_proto::{
     Resource,
     v1::{
-        Condition, Container, Node, NodeSpec, NodeStatus, OwnerReference, Pod, PodSpec, Quantity, ResourceRequirements,
-        Service, ServiceSpec, Taint, Toleration,
+        Condition, Container, ContainerPort, Node, NodeSpec, NodeStatus, OwnerReference, Pod, PodSpec, Quantity,
+        ResourceRequirements, Service, ServiceSpec, Taint, Toleration,
     },
 };
 use proptest::prelude::*;
@@ -70,6 +70,18 @@ fn pod(name: &str, requests: &[(&str, &str)]) -> Pod {
     pod.meta_mut().name = name.into();
     pod.meta_mut().uid = format!("uid-{name}");
     pod.meta_mut().namespace = "default".into();
+    pod
+}
+
+fn with_host_port(name: &str, protocol: &str, address: &str, port: i32) -> Pod {
+    let mut pod = pod(name, &[]);
+    pod.spec.as_mut().unwrap().containers[0].ports = vec![ContainerPort {
+        container_port: 80,
+        host_port: port,
+        host_ip: address.into(),
+        protocol: protocol.into(),
+        ..ContainerPort::default()
+    }];
     pod
 }
 
@@ -341,4 +353,32 @@ proptest! {
             Err(reasons) => prop_assert!(!(0..sizes.len()).any(fits), "{}", reasons),
         }
     }
+}
+
+#[test]
+fn a_port_of_a_node_goes_to_one_pod() {
+    let nodes = [node("a", "4", "4Gi")];
+    let mut there = with_host_port("there", "TCP", "", 8080);
+    there.spec.as_mut().unwrap().node_name = "a".into();
+    let mut at_one_address = with_host_port("one", "TCP", "172.30.0.1", 9090);
+    at_one_address.spec.as_mut().unwrap().node_name = "a".into();
+    let pods = [there, at_one_address];
+    let fits = |protocol: &str, address: &str, port: i32| {
+        let pod = with_host_port("new", protocol, address, port);
+        schedule(&pod, &Snapshot::new(&nodes, &pods, [])).map_err(|why| why.to_string())
+    };
+    let refused =
+        Err("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports".to_owned());
+    assert_eq!(fits("TCP", "", 8080), refused);
+    assert_eq!(fits("TCP", "172.30.0.1", 8080), refused);
+    assert_eq!(fits("TCP", "0.0.0.0", 9090), refused);
+    assert_eq!(fits("TCP", "172.30.0.1", 9090), refused);
+    for (protocol, address, port) in [("UDP", "", 8080), ("TCP", "", 8081), ("TCP", "172.30.0.2", 9090)] {
+        assert_eq!(
+            fits(protocol, address, port).as_deref(),
+            Ok("a"),
+            "{protocol} {address} {port}"
+        );
+    }
+    assert!(schedule(&pod("none", &[]), &Snapshot::new(&nodes, &pods, [])).is_ok());
 }

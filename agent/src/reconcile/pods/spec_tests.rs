@@ -221,6 +221,7 @@ fn probes_take_ports_by_number_and_name_and_fill_in_defaults() {
         name: "http".into(),
         container_port: 8080,
         protocol: "TCP".into(),
+        ..ContainerPort::default()
     }];
     let http = HttpGetAction {
         port: name("http"),
