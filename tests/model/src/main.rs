@@ -65,7 +65,10 @@ fn run(options: &Options) -> Result<bool> {
     while !count.is_over(options) {
         let case = generator.case();
         match runner.run(&case, options.thorough)? {
-            Outcome::Agreed { packets } => count.packets += packets,
+            Outcome::Agreed { packets, by_xdp } => {
+                count.packets += packets;
+                count.by_xdp += by_xdp;
+            }
             Outcome::Differs(difference) => {
                 count.differences += 1;
                 if !kinds.contains(&difference.kind()) {
@@ -127,7 +130,7 @@ fn replay(runner: &mut Runner, paths: &[PathBuf]) -> Result<bool> {
     for path in paths {
         let case = Case::load(path)?;
         match runner.run(&case, true)? {
-            Outcome::Agreed { packets } => println!("{}: no difference in {packets} packets", path.display()),
+            Outcome::Agreed { packets, .. } => println!("{}: no difference in {packets} packets", path.display()),
             Outcome::Differs(difference) => {
                 agreed = false;
                 tell(&difference, path);
@@ -143,6 +146,7 @@ struct Count {
     told: Instant,
     sequences: u64,
     packets: u64,
+    by_xdp: u64,
     differences: u64,
 }
 
@@ -154,6 +158,7 @@ impl Count {
             told: now,
             sequences: 0,
             packets: 0,
+            by_xdp: 0,
             differences: 0,
         }
     }
@@ -174,10 +179,11 @@ impl Count {
     fn line(&self) -> String {
         let seconds = self.begun.elapsed().as_secs_f64();
         format!(
-            "{:>7.0} s  {:>9} sequences  {:>11} packets  {:>7.0} packets/s  {} differences",
+            "{:>7.0} s  {:>9} sequences  {:>11} packets ({} by XDP)  {:>7.0} packets/s  {} differences",
             seconds,
             self.sequences,
             self.packets,
+            self.by_xdp,
             self.packets as f64 / seconds,
             self.differences
         )

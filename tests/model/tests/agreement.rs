@@ -19,7 +19,7 @@ fn cases() -> Result<Vec<PathBuf>> {
 
 fn agrees(runner: &mut Runner, case: &Case, thorough: bool, name: &str) -> Result<u64> {
     match runner.run(case, thorough)? {
-        Outcome::Agreed { packets } => Ok(packets),
+        Outcome::Agreed { packets, .. } => Ok(packets),
         Outcome::Differs(difference) => bail!(
             "{name}, step {:?}, {}:\n{}",
             difference.step,

@@ -82,7 +82,7 @@ pub fn forward(
 #[inline(always)]
 pub fn continued(headers: &Headers, translation: &mut Translation) -> bool {
     // SAFETY: all pointers are valid.
-    unsafe { cw_continue(headers, translation, 0) == DONE }
+    unsafe { cw_continue(headers, translation, KNOWN_ONLY) == DONE }
 }
 
 /// Gives a pod's packet to the network the node's address; tells whether it began a flow, `None` when no port is left.
@@ -103,6 +103,11 @@ const BACKEND_GONE: u32 = 2;
 const FULL: u32 = 3;
 const NEW: u32 = 4;
 const TAKEN: u32 = 5;
+
+/// Of [`cw_continue`]: nothing is to be left behind.
+const DRY_RUN: u32 = 1;
+/// Of [`cw_continue`]: a flow that cannot go on is left to whoever begins another, or refuses it.
+const KNOWN_ONLY: u32 = 2;
 
 /// Goes on with a known flow; `NEW` when there is none.
 #[unsafe(no_mangle)]
@@ -140,7 +145,7 @@ unsafe extern "C" fn cw_continue(headers: *const Headers, translation: *mut Tran
         };
     }
     *translation = to_backend(found);
-    if dry_run != 0 {
+    if dry_run == DRY_RUN {
         let backend = found.backend;
         trace::explain(|explanation| {
             explanation.choice = Choice::Conntrack as u32;

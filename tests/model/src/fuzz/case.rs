@@ -1,6 +1,7 @@
 //! Sequences as people read and write them: JSON, one step after the other. A step names another by its number, so that a
 //! sequence from which steps were taken away still makes sense: what names a step that is gone is left out too.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -18,7 +19,7 @@ pub struct Case {
     /// What it shows.
     #[serde(default)]
     pub note: String,
-    /// Whether somebody watches every packet meanwhile.
+    /// Whether somebody watches every packet meanwhile. XDP then leaves all packets to the programs that tell of them.
     #[serde(default)]
     pub watched: bool,
     /// What happens, in order.
@@ -187,6 +188,9 @@ pub struct AnswerSpec {
     /// TCP flags.
     #[serde(default, skip_serializing_if = "is_default")]
     pub flags: String,
+    /// Whether an answer from another node comes as it is on the wire, in the tunnel's headers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_wire: bool,
     /// Bytes of payload.
     #[serde(default, skip_serializing_if = "is_default")]
     pub payload: u16,
@@ -229,7 +233,7 @@ impl Case {
         );
         for (i, step) in self.steps.iter().enumerate() {
             let comma = if i + 1 == self.steps.len() { "" } else { "," };
-            text.push_str(&format!("    {}{comma}\n", serde_json::to_string(step)?));
+            writeln!(text, "    {}{comma}", serde_json::to_string(step)?)?;
         }
         text.push_str("  ]\n}\n");
         if let Some(directory) = path.parent() {

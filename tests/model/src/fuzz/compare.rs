@@ -1,6 +1,7 @@
 //! Where the programs did otherwise than the model says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use anyhow::Result;
 use causeway_abi::affinity::AffinityKey;
 use causeway_abi::conntrack::{DIRECTION_FORWARD, DIRECTION_REPLY, Flow as FlowValue, FlowKey};
 use causeway_abi::counter::ServiceCounters;
+use causeway_abi::fragment::FragmentKey;
 use causeway_abi::service::NO_BACKEND;
 
 use super::craft;
@@ -109,7 +111,10 @@ fn frames(expected: &Expected, seen: &Seen, details: &mut Vec<String>) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let shown: String = bytes.iter().take(160).map(|byte| format!("{byte:02x}")).collect();
+    let shown = bytes.iter().take(160).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
     if bytes.len() > 160 { shown + "…" } else { shown }
 }
 
@@ -297,18 +302,7 @@ type Datagram = (IpAddr, IpAddr, u32, u8);
 
 fn fragments(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<String>) -> Result<()> {
     let (keys, values) = kernel.fragments.all()?;
-    let mut programs: BTreeMap<Datagram, _> = keys
-        .iter()
-        .map(|key| {
-            (
-                unmapped(key.source),
-                unmapped(key.destination),
-                key.identification_be,
-                key.protocol,
-            )
-        })
-        .zip(&values)
-        .collect();
+    let mut programs: BTreeMap<Datagram, _> = keys.iter().map(datagram).zip(&values).collect();
     for (key, model) in &tables.fragments {
         let datagram = (key.source, key.destination, key.identification, key.protocol);
         let agrees = programs.remove(&datagram).is_some_and(|value| {
@@ -326,7 +320,25 @@ fn fragments(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<S
             "fragments: {datagram:?} is in the table and should not be: {value:?}"
         ));
     }
+    let (keys, _) = kernel.held.all()?;
+    let programs: BTreeSet<(Datagram, u8)> = keys.iter().map(|key| (datagram(key), key.place)).collect();
+    let held = tables.held.keys();
+    let model: BTreeSet<(Datagram, u8)> = held
+        .map(|(key, place)| ((key.source, key.destination, key.identification, key.protocol), *place))
+        .collect();
+    if programs != model {
+        details.push(format!("held: the model keeps {model:?}, the program {programs:?}"));
+    }
     Ok(())
+}
+
+fn datagram(key: &FragmentKey) -> Datagram {
+    (
+        unmapped(key.source),
+        unmapped(key.destination),
+        key.identification_be,
+        key.protocol,
+    )
 }
 
 fn affinity(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<String>) -> Result<()> {

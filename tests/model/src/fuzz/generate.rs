@@ -110,7 +110,7 @@ impl Generator {
 
     /// The next sequence.
     pub fn case(&mut self) -> Case {
-        let watched = self.random.percent(85);
+        let watched = self.random.percent(60);
         let length = 10 + self.random.below(50);
         let mut draft = Draft {
             random: &mut self.random,
@@ -280,6 +280,7 @@ impl Draft<'_> {
         let spec = AnswerSpec {
             to,
             flags: flags.to_owned(),
+            on_wire: self.random.percent(50),
             payload: self.payload(),
             odd: self.oddities(packet.from.is_ipv6()),
         };
@@ -361,7 +362,7 @@ impl Draft<'_> {
             6 => Carries::Echo,
             7 => Carries::EchoReply,
             8 => Carries::Other(self.random.pick(&[0, 47, 50, 59, 132, 1, 58])),
-            _ => Carries::Udp,
+            _ => Carries::Other(132),
         };
         let at = self.random.pick(&HOOKS);
         let mut packet = self.packet(at, from, to, carries);
@@ -474,7 +475,7 @@ impl Draft<'_> {
                 4 if !six => Oddity::WrongHeaderChecksum,
                 5 => Oddity::Padding(1 + self.random.below(40) as u8),
                 6 => Oddity::Cut(1 + self.random.below(60) as u16),
-                7 => Oddity::Byte(12 + self.random.below(50) as u16, self.random.next() as u8),
+                7 => Oddity::Byte(12 + self.random.below(50) as u16, self.random.number() as u8),
                 8 => Oddity::Vlan(self.random.below(4_096) as u16),
                 9 => Oddity::Hops(self.random.pick(&[0, 1, 2, 255])),
                 10..13 if !odd.iter().any(|other| matches!(other, Oddity::Fragment(..))) => {

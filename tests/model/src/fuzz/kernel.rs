@@ -13,7 +13,7 @@ use causeway_abi::backend::Backend;
 use causeway_abi::conntrack::{Flow, FlowKey};
 use causeway_abi::counter::{DropCounters, ServiceCounters};
 use causeway_abi::event::{Event, Trace};
-use causeway_abi::fragment::{FragmentKey, FragmentRoute};
+use causeway_abi::fragment::{FragmentKey, FragmentRoute, HeldFragment};
 use causeway_abi::node::NodeConfig;
 use causeway_abi::pod::Pod;
 use causeway_abi::route::{Route, RouteKey};
@@ -35,6 +35,8 @@ pub const SLOTS: u32 = 4096;
 pub const SERVICES: u32 = 16;
 /// Half-flows that fit. Sequences have far fewer.
 const FLOWS: u32 = 2048;
+/// Fragments that can wait.
+const HELD: u32 = 256;
 /// Bytes of `struct __sk_buff`, and the offset of its `mark`.
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
@@ -79,6 +81,8 @@ pub struct Kernel {
     pub new_flows: Table<FlowKey, Flow>,
     /// Datagrams.
     pub fragments: Table<FragmentKey, FragmentRoute>,
+    /// Fragments that wait.
+    pub held: Table<FragmentKey, HeldFragment>,
     /// Clients.
     pub affinity: Table<AffinityKey, Affinity>,
     drops: Table<u32, DropCounters>,
@@ -87,6 +91,8 @@ pub struct Kernel {
     trace: Mapped<Trace>,
     events: RingBuf<MapData>,
     programs: BTreeMap<Hook, RawFd>,
+    xdp: RawFd,
+    next_hops: Table<u32, [u8; 32]>,
     processors: usize,
     out: Vec<u8>,
     /// Keeps the programs.
@@ -106,6 +112,7 @@ impl Kernel {
             ("CONNTRACK", FLOWS),
             ("CONNTRACK_NEW", FLOWS),
             ("FRAGMENTS", FLOWS),
+            ("HELD", HELD),
             ("SOCKET_REPLIES", 64),
             ("AFFINITY", FLOWS),
             ("SOURCE_RANGES", 64),
@@ -135,6 +142,11 @@ impl Kernel {
                 .with_context(|| format!("the kernel refuses program {name}"))?;
             programs.insert(hook, program.fd()?.as_fd().as_raw_fd());
         }
+        let Some(Program::Xdp(xdp)) = ebpf.program_mut("cw_xdp") else {
+            bail!("no XDP program");
+        };
+        xdp.load().context("the kernel refuses program cw_xdp")?;
+        let xdp = xdp.fd()?.as_fd().as_raw_fd();
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
@@ -149,6 +161,7 @@ impl Kernel {
             flows: Table::new(take("CONNTRACK")?)?,
             new_flows: Table::new(take("CONNTRACK_NEW")?)?,
             fragments: Table::new(take("FRAGMENTS")?)?,
+            held: Table::new(take("HELD")?)?,
             affinity: Table::new(take("AFFINITY")?)?,
             drops: Table::new(take("DROPS")?)?,
             counters: Table::new(take("SERVICE_COUNTERS")?)?,
@@ -156,6 +169,8 @@ impl Kernel {
             trace: Mapped::new(take("TRACE")?, 1)?,
             events: RingBuf::try_from(take("EVENTS")?)?,
             programs,
+            xdp,
+            next_hops: Table::new(take("NEXT_HOPS")?)?,
             processors: aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?,
             out: vec![0; 4096],
             _ebpf: ebpf,
@@ -187,15 +202,11 @@ impl Kernel {
         context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
         let mut attr = TestRun {
             program: self.programs[&hook],
-            size_in: frame.len() as u32,
-            size_out: self.out.len() as u32,
-            data_in: frame.as_ptr() as u64,
-            data_out: self.out.as_mut_ptr() as u64,
             context_size_in: CONTEXT as u32,
             context_size_out: CONTEXT as u32,
             context_in: context.as_ptr() as u64,
             context_out: context_out.as_mut_ptr() as u64,
-            ..TestRun::default()
+            ..self.test_run(frame)
         };
         if let Err(error) = bpf(PROG_TEST_RUN, &mut attr) {
             if error.raw_os_error() == Some(libc::EINVAL) && frame.len() < 60 {
@@ -221,6 +232,42 @@ impl Kernel {
             mark: u32::from_ne_bytes(marked),
             told: self.told()?,
         }))
+    }
+
+    /// Runs the XDP program: the frame as it leaves again by the uplink; `None` when it is left to the kernel.
+    pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut attr = TestRun {
+            program: self.xdp,
+            ..self.test_run(frame)
+        };
+        match bpf(PROG_TEST_RUN, &mut attr) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && frame.len() < 60 => return Ok(None),
+            result => result.with_context(|| format!("cannot run cw_xdp on {} bytes", frame.len()))?,
+        };
+        let out = self.out.get(..attr.size_out as usize).context("a frame too large")?;
+        match attr.result {
+            2 => {
+                ensure!(out == frame, "cw_xdp changed a frame that it left to the kernel");
+                Ok(None)
+            }
+            3 => Ok(Some(out.to_vec())),
+            other => bail!("cw_xdp returned {other}"),
+        }
+    }
+
+    fn test_run(&mut self, frame: &[u8]) -> TestRun {
+        TestRun {
+            size_in: frame.len() as u32,
+            size_out: self.out.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            data_out: self.out.as_mut_ptr() as u64,
+            ..TestRun::default()
+        }
+    }
+
+    /// Tells the XDP program of a neighbour.
+    pub fn put_next_hop(&self, place: u32, hop: &[u8; 32]) -> Result<()> {
+        self.next_hops.put_per_processor(&place, hop, self.processors)
     }
 
     fn told(&mut self) -> Result<Option<Told>> {
@@ -276,6 +323,7 @@ impl Kernel {
         age(&self.flows, by, |flow| &mut flow.last_seen_ns)?;
         age(&self.new_flows, by, |flow| &mut flow.last_seen_ns)?;
         age(&self.fragments, by, |route| &mut route.seen_ns)?;
+        age(&self.held, by, |held| &mut held.seen_ns)?;
         age(&self.affinity, by, |client| &mut client.last_seen_ns)
     }
 
@@ -284,6 +332,7 @@ impl Kernel {
         self.flows.remove_all(&self.flows.all()?.0)?;
         self.new_flows.remove_all(&self.new_flows.all()?.0)?;
         self.fragments.remove_all(&self.fragments.all()?.0)?;
+        self.held.remove_all(&self.held.all()?.0)?;
         self.affinity.remove_all(&self.affinity.all()?.0)
     }
 }

@@ -6,6 +6,7 @@
 //! | `case`, `craft` | sequences as text; packets as bytes |
 //! | `world` | the node they happen on |
 //! | `kernel`, `table` | the programs and their maps |
+//! | `wire` | the tunnel's headers |
 //! | `run`, `compare` | both go through a sequence; where they differ |
 //! | `shrink` | what is left of a sequence that matters |
 //!
@@ -21,6 +22,7 @@ pub mod random;
 pub mod run;
 pub mod shrink;
 mod table;
+mod wire;
 pub mod world;
 
 pub use case::Case;

@@ -1,23 +1,27 @@
 //! The model and the programs go through a sequence side by side.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use causeway_abi::backend::{IN_USE, READY, TERMINATING};
+use anyhow::{Context as _, Result, bail};
+use causeway_abi::backend::{IN_USE, LOCAL, READY, TERMINATING};
 use causeway_abi::counter::ServiceCounters;
 use causeway_abi::event::Verdict;
 use causeway_abi::service::{
     NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_SOURCE_RANGES, ServiceKey, Slot, SourceRangeKey,
 };
 
+use nix::sched::{CloneFlags, unshare};
+
 use super::case::{Action, AnswerSpec, BackendSpec, Case, ErrorSpec, ServiceSpec, VipSpec};
 use super::compare::{self, Baseline};
 use super::kernel::{BACKENDS, Kernel, SERVICES, SLOTS, clock};
 use super::world::{self, mapped};
-use super::{craft, world::tables};
+use super::{craft, wire, world::tables};
+use crate::model::frame::{self, Frame};
 use crate::model::tables::{Backend, Scope, Service, Vip};
-use crate::model::{Hook, Model};
+use crate::model::{Fate, Hook, MARK_TUNNEL_KEY, Model, Seen};
 
 /// A sequence that takes longer than this by the clock is begun again: then time passed that no step told of.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -33,6 +37,8 @@ pub enum Outcome {
     Agreed {
         /// How many.
         packets: u64,
+        /// How many of them XDP sent on.
+        by_xdp: u64,
     },
     /// They did not.
     Differs(Box<Difference>),
@@ -75,8 +81,10 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Loads the programs.
+    /// Loads the programs. The calling thread moves to a network namespace of its own, whose only interface is down: there the
+    /// fragments end that programs put back on their interface.
     pub fn new() -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace; that takes root")?;
         let kernel = Kernel::load()?;
         world::write(&kernel, &tables())?;
         let baseline = Baseline::of(&kernel)?;
@@ -87,7 +95,7 @@ impl Runner {
     pub fn run(&mut self, case: &Case, thorough: bool) -> Result<Outcome> {
         for _ in 0..ATTEMPTS {
             let begun = clock()?;
-            let outcome = Sequence::new(self, case)?.run(case, thorough, begun);
+            let outcome = Sequence::new(self, case).run(case, thorough, begun);
             let slow = clock()?.saturating_sub(begun) > PATIENCE;
             self.clear(case)?;
             match outcome {
@@ -127,23 +135,31 @@ struct Sequence<'a> {
     /// Source ranges by service id, as they are in the map.
     ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
     packets: u64,
+    by_xdp: u64,
+    /// Whether nothing more can be compared.
+    is_over: bool,
 }
 
 impl<'a> Sequence<'a> {
-    fn new(runner: &'a mut Runner, case: &Case) -> Result<Self> {
+    fn new(runner: &'a mut Runner, case: &Case) -> Self {
         runner.kernel.watch(case.watched);
-        Ok(Self {
+        Self {
             runner,
             model: Model::new(tables()),
             made: BTreeMap::new(),
             ranges: BTreeMap::new(),
             packets: 0,
-        })
+            by_xdp: 0,
+            is_over: false,
+        }
     }
 
     fn run(mut self, case: &Case, thorough: bool, begun: Duration) -> Result<Outcome> {
         for step in &case.steps {
             let difference = self.step(step.id, &step.action, case.watched, begun)?;
+            if self.is_over {
+                return Ok(self.agreed());
+            }
             let difference = match difference {
                 None if thorough => self.compare(begun)?,
                 difference => difference,
@@ -157,8 +173,15 @@ impl<'a> Sequence<'a> {
         }
         Ok(match self.compare(begun)? {
             Some(difference) => Outcome::Differs(Box::new(difference)),
-            None => Outcome::Agreed { packets: self.packets },
+            None => self.agreed(),
         })
+    }
+
+    fn agreed(&self) -> Outcome {
+        Outcome::Agreed {
+            packets: self.packets,
+            by_xdp: self.by_xdp,
+        }
     }
 
     fn step(&mut self, id: u32, action: &Action, watched: bool, begun: Duration) -> Result<Option<Difference>> {
@@ -181,6 +204,11 @@ impl<'a> Sequence<'a> {
     }
 
     fn packet(&mut self, id: u32, at: Hook, frame: &[u8], mark: u32, watched: bool) -> Result<Option<Difference>> {
+        if at == Hook::FromUplink
+            && let Some(out) = self.runner.kernel.run_xdp(frame)?
+        {
+            return Ok(self.sent_by_xdp(id, frame, out, watched));
+        }
         let Some(seen) = self.runner.kernel.run(at, frame, mark)? else {
             return Ok(None);
         };
@@ -206,10 +234,78 @@ impl<'a> Sequence<'a> {
         let Some((made, at)) = self.other_end(spec.to) else {
             return Ok(None);
         };
-        match craft::answer(spec, &made.became, at) {
-            Some(packet) => self.packet(id, at, &craft::packet(&packet), 0, watched),
-            None => Ok(None),
+        let Some(packet) = craft::answer(spec, &made.became, at) else {
+            return Ok(None);
+        };
+        let frame = craft::packet(&packet);
+        if spec.on_wire && at == Hook::FromTunnel {
+            // As it is on the wire it meets XDP first, then the uplink's hook; what both leave alone comes out of the tunnel.
+            let wire = wire::wrap(&frame, world::other_node(), world::this_node());
+            let difference = self.packet(id, Hook::FromUplink, &wire, 0, watched)?;
+            if difference.is_some() || self.made.get(&id).is_some_and(|made| made.verdict != Verdict::ToStack) {
+                return Ok(difference);
+            }
         }
+        self.packet(id, at, &frame, 0, watched)
+    }
+
+    /// What XDP sends is what the other programs would have sent by way of the kernel: out of the tunnel, translated, into the
+    /// tunnel; routed besides, so with a time to live that is one less where it was translated.
+    fn sent_by_xdp(&mut self, id: u32, frame: &[u8], out: Vec<u8>, watched: bool) -> Option<Difference> {
+        self.packets += 1;
+        self.by_xdp += 1;
+        let mut details = Vec::new();
+        if watched {
+            details.push("xdp: it sent a packet while somebody watched".to_owned());
+        }
+        let (at, packet, became, mark) = if wire::is_wire(frame) {
+            (Hook::FromTunnel, frame[wire::OVERHEAD..].to_vec(), out, 0)
+        } else {
+            match wire::unwrap(&out, world::this_node(), world::other_node()) {
+                Ok(inner) => (Hook::FromUplink, frame.to_vec(), inner, MARK_TUNNEL_KEY),
+                Err(complaint) => {
+                    details.push(complaint);
+                    (Hook::FromUplink, frame.to_vec(), out, MARK_TUNNEL_KEY)
+                }
+            }
+        };
+        let seen = Seen {
+            fate: Fate::Redirect,
+            frame: became,
+            mark,
+            told: None,
+        };
+        if frame::read(&packet) == Frame::Malformed {
+            // XDP looks at no length of the transport's own. Whoever gets the packet drops it, but the flow has heard it.
+            self.is_over = true;
+            return None;
+        }
+        let mut expected = self.model.expect(at, &packet, 0, &seen);
+        match (expected.verdict, frame::read(&expected.frame)) {
+            (Verdict::ToNode, Frame::Ip(sent)) => expected.frame.truncate(sent.end),
+            (Verdict::ToNetwork, Frame::Ip(answer)) => {
+                // It goes to the client itself.
+                if let IpAddr::V4(client) = answer.destination {
+                    expected.frame[..6].copy_from_slice(&world::neighbour_mac(client));
+                    expected.frame[6..12].copy_from_slice(&world::UPLINK_MAC);
+                }
+            }
+            (verdict, _) => details.push(format!("xdp: the model says {verdict:?}, XDP sent the packet")),
+        }
+        details.extend(compare::packet(&expected, &seen, false));
+        self.made.insert(
+            id,
+            Made {
+                at,
+                became: seen.frame,
+                verdict: expected.verdict,
+            },
+        );
+        (!details.is_empty()).then(|| Difference {
+            step: Some(id),
+            packet: format!("XDP: {}", craft::words(&packet)),
+            details,
+        })
     }
 
     fn error(&mut self, id: u32, spec: &ErrorSpec, watched: bool) -> Result<Option<Difference>> {
@@ -245,11 +341,15 @@ impl<'a> Sequence<'a> {
         if spec.terminating {
             flags |= TERMINATING;
         }
+        if self.model.tables.pods.contains_key(&spec.address.ip()) {
+            flags |= LOCAL;
+        }
         let value = causeway_abi::backend::Backend {
             address: mapped(spec.address.ip()),
             port_be: spec.address.port().to_be(),
             flags,
             generation: spec.generation,
+            node_v4_be: world::node_of(spec.address.ip()).map_or(0, |node| u32::from_ne_bytes(node.octets())),
             ..causeway_abi::backend::Backend::default()
         };
         self.runner.kernel.backends.put(spec.index as usize, &value);
@@ -326,7 +426,7 @@ impl<'a> Sequence<'a> {
 
     fn wait(&mut self, by: Duration, begun: Duration) -> Result<()> {
         // Stamps cannot be from before the machine was started.
-        if self.model.tables.now + by + Duration::from_secs(60) < begun {
+        if self.model.tables.now + by + Duration::from_mins(1) < begun {
             self.runner.kernel.age(by)?;
             self.model.tables.now += by;
         }

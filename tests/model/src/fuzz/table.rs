@@ -100,6 +100,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(values)
     }
 
+    /// Writes an element of a per-CPU array: the same value for each of `processors`.
+    pub fn put_per_processor(&self, key: &K, value: &V, processors: usize) -> Result<()> {
+        let values = vec![*value; processors];
+        debug_assert_eq!(size_of::<V>() % 8, 0, "the kernel pads to eight bytes");
+        self.element(UPDATE, key, values.as_ptr() as u64)
+            .context("cannot write a per-CPU element")
+    }
+
     fn element(&self, command: libc::c_long, key: &K, value: u64) -> io::Result<()> {
         let mut attr = Element {
             map: self.fd(),
@@ -113,20 +121,21 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// All elements of a hash map.
     pub fn all(&self) -> Result<(Vec<K>, Vec<V>)> {
-        const ROOM: usize = 512;
+        // Whole pages of elements; a bucket has but a few.
+        let room = (64 * 1024 / (size_of::<K>() + size_of::<V>())).clamp(32, 512);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         // Of a hash map it is the number of a bucket.
         let (mut from, mut reached) = (0_u64, 0_u64);
         let mut is_first = true;
         loop {
-            let mut some_keys = vec![K::new_zeroed(); ROOM];
-            let mut some_values = vec![V::new_zeroed(); ROOM];
+            let mut some_keys = vec![K::new_zeroed(); room];
+            let mut some_values = vec![V::new_zeroed(); room];
             let mut attr = Batch {
                 from: if is_first { 0 } else { ptr::from_mut(&mut from) as u64 },
                 reached: ptr::from_mut(&mut reached) as u64,
                 keys: some_keys.as_mut_ptr() as u64,
                 values: some_values.as_mut_ptr() as u64,
-                count: ROOM as u32,
+                count: room as u32,
                 map: self.fd(),
                 element_flags: 0,
                 flags: 0,
@@ -228,8 +237,8 @@ impl<V: Plain> Mapped<V> {
                 ptr::from_ref(value).cast(),
                 self.start.add(index * Self::STRIDE),
                 size_of::<V>(),
-            )
-        };
+            );
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The node that sequences happen on: few addresses and ports, so that flows meet.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +12,7 @@ use zerocopy::FromZeros as _;
 
 use super::kernel::Kernel;
 use crate::model::flows::Flows;
-use crate::model::tables::{Node, Pod, Route, Tables};
+use crate::model::tables::{Node, Pod, Route, Tables, within};
 
 /// Test runs come in by loopback, whose index is 1 in every network namespace.
 const IFINDEX: u32 = 1;
@@ -20,7 +20,17 @@ const IFINDEX: u32 = 1;
 const OTHER_IFINDEX: u32 = 77;
 const TUNNEL_IFINDEX: u32 = 900;
 const UPLINK_IFINDEX: u32 = 901;
-const TUNNEL_PORT: u16 = 8472;
+/// UDP port of the tunnel.
+pub const TUNNEL_PORT: u16 = 8472;
+/// Its network identifier.
+pub const VNI: u32 = 1;
+/// The MAC address of the uplink.
+pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 4, 1];
+/// Who is on the uplink's network.
+pub const NEIGHBOURS: [&str; 4] = ["172.30.0.12", "192.0.2.7", "192.0.2.8", "198.51.100.20"];
+/// The node that the pods of other nodes are on.
+const OTHER_NODE: &str = "172.30.0.12";
+const UPLINK_MTU: u32 = 1_500;
 const NODE: [&str; 2] = ["172.30.0.11", "2001:db8:30::11"];
 const ROUTER: [&str; 2] = ["10.244.1.1", "fd00:1::1"];
 /// Pods of this node; the last of each family is behind another interface than the one packets come in by.
@@ -97,6 +107,7 @@ pub fn tables() -> Tables {
         backends: BTreeMap::new(),
         flows: Flows::default(),
         fragments: BTreeMap::new(),
+        held: BTreeMap::new(),
         affinity: BTreeMap::new(),
         drops: BTreeMap::new(),
         counts: BTreeMap::new(),
@@ -114,6 +125,7 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
     [node.node_address, node.node_address6] = NODE.map(ip).map(mapped);
     [node.router_address, node.router_address6] = ROUTER.map(ip).map(mapped);
     node.tunnel_port_be = TUNNEL_PORT.to_be();
+    node.tunnel_id = VNI;
     kernel.set_node(&node);
     for (address, pod) in &tables.pods {
         let value = causeway_abi::pod::Pod {
@@ -130,8 +142,8 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
             address: mapped(*prefix),
         };
         let value = RouteValue {
-            node: mapped(ip("172.30.0.12")),
-            tunnel_id: 1,
+            node: mapped(ip(OTHER_NODE)),
+            tunnel_id: VNI,
             mode: match route {
                 Route::Tunnel => MODE_VXLAN,
                 Route::Native => MODE_NATIVE,
@@ -139,5 +151,48 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
         };
         kernel.routes.put(&key, &value)?;
     }
+    for neighbour in NEIGHBOURS {
+        if let IpAddr::V4(address) = ip(neighbour) {
+            let word = u32::from_ne_bytes(address.octets());
+            let mut hop = [0; 32];
+            hop[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
+            hop[8..12].copy_from_slice(&address.octets());
+            hop[12..16].copy_from_slice(&UPLINK_MTU.to_ne_bytes());
+            hop[16..22].copy_from_slice(&neighbour_mac(address));
+            hop[22..28].copy_from_slice(&UPLINK_MAC);
+            // The place that the program looks at, so that it need not ask the kernel, who knows of no such network.
+            kernel.put_next_hop(word.wrapping_mul(0x9e37_79b1) >> 24, &hop)?;
+        }
+    }
     Ok(())
+}
+
+/// The MAC address of a neighbour.
+pub fn neighbour_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [_, _, c, d] = address.octets();
+    [2, 0, 0, 3, c, d]
+}
+
+/// The node that a pod is on, if it is another than this one.
+pub fn node_of(pod: IpAddr) -> Option<Ipv4Addr> {
+    let is_remote = ROUTES
+        .iter()
+        .any(|(prefix, bits, route)| *route == Route::Tunnel && within(pod, ip(prefix), *bits));
+    is_remote.then(other_node)
+}
+
+/// The node that the pods of other nodes are on.
+pub fn other_node() -> Ipv4Addr {
+    match ip(OTHER_NODE) {
+        IpAddr::V4(node) => node,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    }
+}
+
+/// This node, as other nodes know it.
+pub fn this_node() -> Ipv4Addr {
+    match ip(NODE[0]) {
+        IpAddr::V4(node) => node,
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    }
 }

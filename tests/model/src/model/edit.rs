@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::frame::{ETHERNET, Packet, Part, Quoted, Transport, protocol, word};
 use super::sum;
 
-/// Quick time to live of what the node itself says.
+/// Time to live of what the node itself says.
 const HOPS: u8 = 64;
 
 /// A checksum and what it covers.
@@ -149,39 +149,55 @@ pub fn reset(frame: &[u8], packet: &Packet) -> Option<Edited> {
     segment.extend([0x50, answer, 0, 0, 0, 0, 0, 0]);
     let sum = sum::transport_field(packet.destination, packet.source, protocol::TCP, &segment);
     segment[16..18].copy_from_slice(&sum);
-    answer_with(frame, packet, protocol::TCP, &segment, 16)
+    answer_with(frame, (packet.destination, packet.source), protocol::TCP, &segment, 16)
 }
 
-/// "Port unreachable" about a datagram: the IP header and 8 bytes are quoted (RFC 792; RFC 4443, 3.1). A datagram with options or
-/// extension headers gets no answer.
-pub fn unreachable(frame: &[u8], packet: &Packet) -> Option<Edited> {
-    let (protocol, kind, code, header) = match packet.source {
-        IpAddr::V4(_) => (protocol::ICMP, 3, 3, 20),
-        IpAddr::V6(_) => (protocol::ICMPV6, 1, 4, 40),
+/// "Port unreachable", type and code for each family (RFC 792; RFC 4443, 3.1).
+pub const PORT_UNREACHABLE: [(u8, u8); 2] = [(3, 3), (1, 4)];
+/// "Time exceeded in transit" (RFC 792; RFC 4443, 3.3).
+pub const HOPS_EXCEEDED: [(u8, u8); 2] = [(11, 0), (3, 0)];
+
+/// The ICMP error about a packet, which quotes the IP header and 8 bytes (RFC 792). None is about errors, about later fragments,
+/// or to who has no address (RFC 1122, 3.2.2; RFC 4443, 2.4 (e)), and none about packets with options or extension headers.
+pub fn icmp_error(frame: &[u8], packet: &Packet, speaker: IpAddr, kinds: [(u8, u8); 2]) -> Option<Edited> {
+    let (protocol, (kind, code), header) = match packet.source {
+        IpAddr::V4(_) => (protocol::ICMP, kinds[0], 20),
+        IpAddr::V6(_) => (protocol::ICMPV6, kinds[1], 40),
     };
-    if packet.l4 != ETHERNET + header {
+    let has_address = match packet.source {
+        // This network, multicast, reserved (RFC 6890).
+        IpAddr::V4(source) => (1..224).contains(&source.octets()[0]),
+        IpAddr::V6(source) => ![0, 0xff].contains(&source.octets()[0]),
+    };
+    if packet.l4 != ETHERNET + header || packet.is_error() || packet.part == Part::Later || !has_address {
         return None;
     }
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
     message.extend(frame.get(ETHERNET..ETHERNET + header + 8)?);
     let sum = match packet.source {
         IpAddr::V4(_) => sum::field(&[&message]),
-        IpAddr::V6(_) => sum::transport_field(packet.destination, packet.source, protocol, &message),
+        IpAddr::V6(_) => sum::transport_field(speaker, packet.source, protocol, &message),
     };
     message[2..4].copy_from_slice(&sum);
-    answer_with(frame, packet, protocol, &message, 2)
+    answer_with(frame, (speaker, packet.source), protocol, &message, 2)
 }
 
 /// A packet back to where another came from.
-fn answer_with(frame: &[u8], packet: &Packet, protocol: u8, payload: &[u8], sum_at: usize) -> Option<Edited> {
+fn answer_with(
+    frame: &[u8],
+    (from, to): (IpAddr, IpAddr),
+    protocol: u8,
+    payload: &[u8],
+    sum_at: usize,
+) -> Option<Edited> {
     let mut answer = Vec::with_capacity(ETHERNET + 40 + payload.len());
     answer.extend(frame.get(6..12)?);
     answer.extend(frame.get(0..6)?);
     answer.extend(frame.get(12..14)?);
     let length = u16::try_from(payload.len()).ok()?;
     let mut sums = Vec::new();
-    match (packet.source, packet.destination) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
             let mut header = vec![0x45, 0];
             header.extend((20 + length).to_be_bytes());
             // Never to be fragmented, so it needs no identification (RFC 6864, 4.1).
@@ -193,7 +209,7 @@ fn answer_with(frame: &[u8], packet: &Packet, protocol: u8, payload: &[u8], sum_
             answer.extend(header);
             sums.push(Sum::of(&answer, ETHERNET + 10, (ETHERNET, ETHERNET + 20), false, false));
         }
-        (IpAddr::V6(to), IpAddr::V6(from)) => {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
             answer.extend([0x60, 0, 0, 0]);
             answer.extend(length.to_be_bytes());
             answer.extend([protocol, HOPS]);
@@ -207,6 +223,32 @@ fn answer_with(frame: &[u8], packet: &Packet, protocol: u8, payload: &[u8], sum_
     let pseudo = protocol != protocol::ICMP;
     sums.push(Sum::of(&answer, l4 + sum_at, (l4, l4 + payload.len()), pseudo, false));
     Some((answer, sums))
+}
+
+/// Where a frame's time to live (hop limit) is.
+fn hops_at(frame: &[u8]) -> usize {
+    if word(frame, 12) == Some(0x0800) {
+        ETHERNET + 8
+    } else {
+        ETHERNET + 7
+    }
+}
+
+/// Routers that a packet may still pass, with this one.
+pub fn hops(frame: &[u8]) -> u8 {
+    frame.get(hops_at(frame)).copied().unwrap_or(0)
+}
+
+/// A packet that passed this router: one hop less; the IPv4 header's checksum follows.
+pub fn pass_router((mut frame, mut sums): Edited) -> Edited {
+    let header_sum = ETHERNET + 10;
+    if word(&frame, 12) == Some(0x0800) && sums.iter().all(|sum| sum.at != header_sum) {
+        let header = usize::from(frame[ETHERNET] & 0x0f) * 4;
+        sums.push(Sum::of(&frame, header_sum, (ETHERNET, ETHERNET + header), false, false));
+    }
+    let at = hops_at(&frame);
+    frame[at] -= 1;
+    (frame, sums)
 }
 
 fn put(frame: &mut [u8], at: usize, bytes: &[u8]) {

@@ -67,6 +67,8 @@ pub struct Packet {
     pub part: Part,
     /// What the fragments of a datagram have in common; 0 for whole ones.
     pub identification: u32,
+    /// Where in its datagram a fragment begins, in bytes.
+    pub offset: u16,
     /// Offset of the transport header in the frame.
     pub l4: usize,
     /// Offset of the packet's end: a frame may have padding.
@@ -279,6 +281,7 @@ fn ipv4(frame: &[u8], at: usize) -> Option<Packet> {
             } else {
                 u32::from(u16::from_ne_bytes([frame[at + 4], frame[at + 5]]))
             },
+            offset: (field & 0x1fff) << 3,
             l4: at + header,
             end: at + length,
             transport: Transport::Opaque,
@@ -301,6 +304,7 @@ fn ipv6(frame: &[u8], at: usize) -> Option<Packet> {
         protocol: frame[at + 6],
         part: Part::Whole,
         identification: 0,
+        offset: 0,
         l4: at + 40,
         end,
         transport: Transport::Opaque,
@@ -323,6 +327,7 @@ fn ipv6(frame: &[u8], at: usize) -> Option<Packet> {
             // A fragment header on a whole packet says nothing (RFC 6946).
             if field & 0xfff9 != 0 {
                 packet.identification = u32::from_ne_bytes([extension[4], extension[5], extension[6], extension[7]]);
+                packet.offset = field & 0xfff8;
                 packet.part = if field & 0xfff8 == 0 { Part::First } else { Part::Later };
             }
         }

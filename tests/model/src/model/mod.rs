@@ -24,7 +24,7 @@ mod steps;
 pub mod sum;
 pub mod tables;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use causeway_abi::DropReason;
 use causeway_abi::event::Verdict;
@@ -33,6 +33,8 @@ use choose::Preferences;
 use edit::{Edited, Sum};
 use frame::{Frame, Packet};
 use tables::Tables;
+
+pub use paths::MARK_TUNNEL_KEY;
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize)]
@@ -261,11 +263,37 @@ impl Expected {
         }
     }
 
+    /// Kept until its first fragment comes.
+    fn held(frame: &[u8]) -> Self {
+        Self::of(Fate::Drop, Verdict::Held, untouched(frame), Behalf::NOBODY)
+    }
+
+    /// Too old to pass this router, which says so itself.
+    fn at_its_end(frame: &[u8], packet: &Packet, speaker: Option<IpAddr>) -> Self {
+        let reason = DropReason::HopLimitExceeded;
+        let answer = speaker.and_then(|speaker| edit::icmp_error(frame, packet, speaker, edit::HOPS_EXCEEDED));
+        let Some(answer) = answer else {
+            return Self::dropped(reason, frame, 0);
+        };
+        Self {
+            reason: Some(reason),
+            ..Self::of(Fate::Redirect, Verdict::Refuse, answer, Behalf::NOBODY)
+        }
+    }
+
+    /// The same, telling on whose behalf it was translated before.
+    fn naming(self, behalf: Behalf) -> Self {
+        Self {
+            backend: behalf.backend,
+            ..self
+        }
+    }
+
     /// Answered on behalf of who is not there; dropped where there is no way to say so.
     fn refused(reason: DropReason, frame: &[u8], packet: &Packet, service: u32) -> Self {
         let answer = match packet.protocol {
             frame::protocol::TCP if packet.part == frame::Part::Whole => edit::reset(frame, packet),
-            frame::protocol::UDP => edit::unreachable(frame, packet),
+            frame::protocol::UDP => edit::icmp_error(frame, packet, packet.destination, edit::PORT_UNREACHABLE),
             _ => None,
         };
         let Some(answer) = answer else {

@@ -3,7 +3,10 @@
 use causeway_abi::DropReason;
 use causeway_abi::event::Verdict;
 
+use super::edit;
+use super::flows::Tuple;
 use super::frame::{Frame, Packet, Part, protocol};
+use super::steps::into_tunnel;
 use super::tables::{Route, Scope, Vip, within};
 use super::{Behalf, Expected, Fate, Hook, Model, untouched};
 
@@ -27,18 +30,18 @@ impl Model {
             // The stack may judge what is malformed, where no pod is to be protected from it.
             (_, Frame::NotIp) | (Hook::FromUplink | Hook::ToUplink, Frame::Malformed) => return keeps_mark,
             (_, Frame::Malformed) => Expected::dropped(DropReason::MalformedPacket, frame, 0),
-            (Hook::FromPod, Frame::Ip(packet)) => self.from_pod(frame, packet),
-            (Hook::FromTunnel, Frame::Ip(packet)) => self.from_tunnel(frame, packet),
-            (Hook::ToTunnel, Frame::Ip(packet)) => self.to_tunnel(frame, packet),
-            (Hook::FromUplink, Frame::Ip(packet)) => self.from_uplink(frame, packet),
-            (Hook::ToUplink, Frame::Ip(packet)) => self.to_uplink(frame, packet),
+            (Hook::FromPod, Frame::Ip(packet)) => self.sent_by_pod(frame, packet),
+            (Hook::FromTunnel, Frame::Ip(packet)) => self.out_of_tunnel(frame, packet),
+            (Hook::ToTunnel, Frame::Ip(packet)) => self.to_other_nodes(frame, packet),
+            (Hook::FromUplink, Frame::Ip(packet)) => self.sent_by_network(frame, packet),
+            (Hook::ToUplink, Frame::Ip(packet)) => self.leaving(frame, packet),
         };
         let mark = if expected.mark == 0 { mark } else { expected.mark };
         Expected { mark, ..expected }
     }
 
     /// Everything a pod sends: only with an address of its own. A service's packets go to a backend, answers back to who asked.
-    fn from_pod(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn sent_by_pod(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         if packet.is_link_control() {
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
         }
@@ -46,8 +49,11 @@ impl Model {
         if sender.is_none_or(|pod| pod.ifindex != self.tables.node.ifindex) {
             return Expected::dropped(DropReason::SourceAddressNotPods, frame, 0);
         }
+        if edit::hops(frame) <= 1 && self.is_routed(packet, Scope::Cluster) {
+            return Expected::at_its_end(frame, packet, self.tables.node.router_beside(packet.source));
+        }
         if let Some(service) = self.service(packet, Scope::Cluster) {
-            return match self.to_service(frame, packet, &service, Scope::Cluster) {
+            return match self.balance(frame, packet, &service, Scope::Cluster) {
                 Ok(sent) => sent,
                 Err(reason) => Self::turned_away(reason, frame, packet, service.id),
             };
@@ -58,19 +64,25 @@ impl Model {
         {
             return sent;
         }
+        self.remember_as_it_is(packet);
         self.onwards(untouched(frame), packet.destination, Behalf::NOBODY)
     }
 
     /// Everything other nodes send through the tunnel: for pods and for the node itself.
-    fn from_tunnel(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn out_of_tunnel(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if edit::hops(frame) <= 1 && self.is_routed(packet, Scope::Node) {
+            let router = self.tables.node.router_beside(packet.source);
+            return self.sent_back(Expected::at_its_end(frame, packet, router), packet.source);
+        }
         if let Some(sent) = self
             .answer(frame, packet, false)
             .or_else(|| self.related(frame, packet))
         {
             return sent;
         }
-        if let Some(pod) = self.tables.pods.get(&packet.destination) {
-            return Self::to_pod(untouched(frame), pod, Behalf::NOBODY);
+        self.remember_as_it_is(packet);
+        if self.tables.pods.contains_key(&packet.destination) {
+            return self.onwards(untouched(frame), packet.destination, Behalf::NOBODY);
         }
         if self.tables.node.owns(packet.destination) {
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
@@ -79,7 +91,7 @@ impl Model {
     }
 
     /// What the node's own processes send to pods elsewhere.
-    fn to_tunnel(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn to_other_nodes(&self, frame: &[u8], packet: &Packet) -> Expected {
         if packet.is_link_control() {
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
         }
@@ -90,9 +102,14 @@ impl Model {
     }
 
     /// Everything the network sends: to services as the network knows them, and answers to who left behind the node's address.
-    fn from_uplink(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn sent_by_network(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         if packet.is_link_control() || self.is_tunnel(packet) {
+            // Where the network's MTU is small, the tunnel's own packets are divided.
+            self.remember_as_it_is(packet);
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
+        }
+        if edit::hops(frame) <= 1 && self.is_routed(packet, Scope::Node) {
+            return Expected::at_its_end(frame, packet, self.tables.node.address_beside(packet.source));
         }
         if let Some(service) = self.service(packet, Scope::Node) {
             let let_in = service.sources.as_ref().is_none_or(|sources| {
@@ -103,7 +120,7 @@ impl Model {
             if !let_in {
                 return Expected::dropped(DropReason::SourceNotAllowed, frame, service.id);
             }
-            return match self.to_service(frame, packet, &service, Scope::Node) {
+            return match self.balance(frame, packet, &service, Scope::Node) {
                 Ok(sent) => sent,
                 Err(reason) => Self::turned_away(reason, frame, packet, service.id),
             };
@@ -111,14 +128,49 @@ impl Model {
         if let Some(sent) = self.answer(frame, packet, true).or_else(|| self.related(frame, packet)) {
             return sent;
         }
-        match self.tables.pods.get(&packet.destination) {
-            Some(pod) => Self::to_pod(untouched(frame), pod, Behalf::NOBODY),
-            None => Expected::to_stack(untouched(frame), Behalf::NOBODY),
+        self.remember_as_it_is(packet);
+        if self.tables.pods.contains_key(&packet.destination) {
+            return self.onwards(untouched(frame), packet.destination, Behalf::NOBODY);
+        }
+        Expected::to_stack(untouched(frame), Behalf::NOBODY)
+    }
+
+    /// Whether a packet is sent on here, so that this node is a router on its way: to a service, to a pod, or back to who asked. What is
+    /// left to the kernel is the kernel's to count.
+    fn is_routed(&self, packet: &Packet, scope: Scope) -> bool {
+        let is_answer = packet
+            .ends()
+            .or_else(|| packet.echo_ends())
+            .is_some_and(|(source, destination)| {
+                let tuple = Tuple {
+                    protocol: packet.protocol,
+                    source,
+                    destination,
+                };
+                self.tables.flows.of_backend(&tuple).is_some()
+            });
+        is_answer
+            || self.service(packet, scope).is_some()
+            || self.tables.pods.contains_key(&packet.destination)
+            || self.tables.route(packet.destination) == Some(Route::Tunnel)
+    }
+
+    /// What this node says to a packet that came out of the tunnel goes back through it, or to the network.
+    fn sent_back(&self, said: Expected, to: std::net::IpAddr) -> Expected {
+        if said.verdict != Verdict::Refuse || self.tables.route(to) != Some(Route::Tunnel) {
+            return said;
+        }
+        let (frame, sums) = edit::pass_router((said.frame, said.sums));
+        Expected {
+            frame: into_tunnel(frame),
+            sums,
+            mark: MARK_TUNNEL_KEY,
+            ..said
         }
     }
 
     /// Everything that leaves for the network: pods leave behind the node's address, unless the network knows the way to them.
-    fn to_uplink(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn leaving(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         let is_inside = match self.tables.route(packet.destination) {
             Some(Route::Tunnel | Route::Native) => true,
             None => false,

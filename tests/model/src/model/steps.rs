@@ -1,6 +1,7 @@
 //! What the hooks have in common: balancing, answers, errors, fragments, and the way on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use causeway_abi::DropReason;
 use causeway_abi::event::Verdict;
@@ -11,11 +12,14 @@ use super::edit::{self, Edited};
 use super::flows::{Flow, Half, Side, State, Tuple};
 use super::frame::{self, Packet, Part, protocol};
 use super::paths::MARK_TUNNEL_KEY;
-use super::tables::{Affinity, FragmentKey, FragmentRoute, Pod, Route, Scope, Service};
+use super::tables::{Affinity, FragmentKey, FragmentRoute, Route, Scope, Service};
 use super::{Behalf, Expected, Fate, Model};
 
 /// How long the fragments of a datagram may take to arrive, in seconds (`net.ipv4.ipfrag_time`).
 const REASSEMBLY_SECONDS: u64 = 30;
+/// Places for the fragments of a datagram that wait for their first, and how many are tried for one.
+const PLACES: u8 = 64;
+const PLACES_TRIED: u8 = 8;
 /// What a pod sees when it reaches itself through a VIP: its next hop.
 const HAIRPIN: [&str; 2] = ["169.254.1.1", "fe80::1"];
 /// Destination and source MAC address of frames in the tunnel.
@@ -23,7 +27,7 @@ const TUNNEL_MACS: [u8; 12] = [0x02, b'c', b'w', 0, 0, 2, 0x02, b'c', b'w', 0, 0
 
 impl Model {
     /// A client's packet on its way to a backend.
-    pub(super) fn to_service(
+    pub(super) fn balance(
         &mut self,
         frame: &[u8],
         packet: &Packet,
@@ -289,8 +293,14 @@ impl Model {
     }
 
     fn fragment(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
-        let route = *self.tables.fragments.get(&fragment_key(packet))?;
-        if self.tables.now.saturating_sub(route.seen).as_secs() > REASSEMBLY_SECONDS {
+        let known = self.tables.fragments.get(&fragment_key(packet)).copied();
+        let known = known.filter(|route| self.is_fresh(route.seen) && !route.source.is_unspecified());
+        let Some(route) = known else {
+            return Some(self.hold(frame, packet));
+        };
+        let is_translated = (route.source, route.destination) != (packet.source, packet.destination);
+        if !is_translated && route.backend == NO_BACKEND {
+            // As its first one did, it goes on as it is.
             return None;
         }
         let behalf = Behalf {
@@ -307,6 +317,47 @@ impl Model {
         Some(self.back(edited, route.destination, behalf))
     }
 
+    fn is_fresh(&self, seen: Duration) -> bool {
+        self.tables.now.saturating_sub(seen).as_secs() <= REASSEMBLY_SECONDS
+    }
+
+    /// Keeps a fragment that comes before its first one: at the place of its KiB of the datagram, or one of the next.
+    fn hold(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        let key = fragment_key(packet);
+        let first = (packet.offset >> 10) as u8;
+        let place = (0..PLACES_TRIED)
+            .map(|step| first.wrapping_add(step) % PLACES)
+            .find(|place| !self.tables.held.contains_key(&(key, *place)));
+        let Some(place) = place else {
+            return Expected::dropped(DropReason::FragmentNotHeld, frame, 0);
+        };
+        let now = self.tables.now;
+        self.tables.held.insert((key, place), now);
+        let is_waiting = self
+            .tables
+            .fragments
+            .get(&key)
+            .is_some_and(|route| route.source.is_unspecified());
+        if !is_waiting {
+            let nobody = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            let route = FragmentRoute {
+                source: nobody,
+                destination: nobody,
+                service: 0,
+                backend: NO_BACKEND,
+                seen: now,
+            };
+            self.tables.fragments.insert(key, route);
+        }
+        Expected::held(frame)
+    }
+
+    /// The first fragment of a datagram that goes on as it is.
+    pub(super) fn remember_as_it_is(&mut self, packet: &Packet) {
+        self.remember_fragments(packet, (packet.source, packet.destination), Behalf::NOBODY);
+    }
+
+    /// Remembers what became of a datagram's first fragment; those that waited for it follow.
     fn remember_fragments(&mut self, packet: &Packet, (source, destination): (IpAddr, IpAddr), behalf: Behalf) {
         if packet.part == Part::First {
             let route = FragmentRoute {
@@ -316,7 +367,11 @@ impl Model {
                 backend: behalf.backend,
                 seen: self.tables.now,
             };
-            self.tables.fragments.insert(fragment_key(packet), route);
+            let key = fragment_key(packet);
+            let before = self.tables.fragments.insert(key, route);
+            if before.is_some_and(|before| before.source.is_unspecified()) {
+                self.tables.held.retain(|(datagram, _), _| *datagram != key);
+            }
         }
     }
 
@@ -366,39 +421,43 @@ impl Model {
 
     /// On to wherever the destination is: a pod here, a pod elsewhere; what is neither is the kernel's to route.
     pub(super) fn onwards(&self, edited: Edited, destination: IpAddr, behalf: Behalf) -> Expected {
-        if let Some(pod) = self.tables.pods.get(&destination) {
-            return Self::to_pod(edited, pod, behalf);
+        let pod = self.tables.pods.get(&destination);
+        if pod.is_none() && self.tables.route(destination) != Some(Route::Tunnel) {
+            return Expected::to_stack(edited, behalf);
         }
-        if self.tables.route(destination) == Some(Route::Tunnel) {
-            let (mut frame, sums) = edited;
-            frame[..12].copy_from_slice(&TUNNEL_MACS);
-            return Expected {
-                mark: MARK_TUNNEL_KEY,
-                ..Expected::of(Fate::Redirect, Verdict::ToNode, (frame, sums), behalf)
-            };
+        if edit::hops(&edited.0) <= 1 {
+            return Expected::dropped(DropReason::HopLimitExceeded, &edited.0, behalf.service).naming(behalf);
         }
-        Expected::to_stack(edited, behalf)
+        let (mut frame, sums) = edit::pass_router(edited);
+        if let Some(pod) = pod {
+            frame[..6].copy_from_slice(&pod.mac);
+            frame[6..12].copy_from_slice(&pod.host_mac);
+            return Expected::of(Fate::Redirect, Verdict::ToPod, (frame, sums), behalf);
+        }
+        Expected {
+            mark: MARK_TUNNEL_KEY,
+            ..Expected::of(Fate::Redirect, Verdict::ToNode, (into_tunnel(frame), sums), behalf)
+        }
     }
 
     /// The same for what was translated back: to the network it goes past the stack, which would take it for forged.
     fn back(&self, edited: Edited, destination: IpAddr, behalf: Behalf) -> Expected {
         let sent = self.onwards(edited, destination, behalf);
-        if sent.verdict == Verdict::ToStack && !self.tables.node.owns(destination) {
-            return Expected {
-                fate: Fate::Redirect,
-                verdict: Verdict::ToNetwork,
-                ..sent
-            };
+        if sent.verdict != Verdict::ToStack || self.tables.node.owns(destination) {
+            return sent;
         }
-        sent
+        if edit::hops(&sent.frame) <= 1 {
+            return Expected::dropped(DropReason::HopLimitExceeded, &sent.frame, behalf.service).naming(behalf);
+        }
+        let edited = edit::pass_router((sent.frame, sent.sums));
+        Expected::of(Fate::Redirect, Verdict::ToNetwork, edited, behalf)
     }
+}
 
-    /// Handed to a pod of this node.
-    pub(super) fn to_pod((mut frame, sums): Edited, pod: &Pod, behalf: Behalf) -> Expected {
-        frame[..6].copy_from_slice(&pod.mac);
-        frame[6..12].copy_from_slice(&pod.host_mac);
-        Expected::of(Fate::Redirect, Verdict::ToPod, (frame, sums), behalf)
-    }
+/// A frame as it goes into the tunnel, where the addresses mean nothing.
+pub(super) fn into_tunnel(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..12].copy_from_slice(&TUNNEL_MACS);
+    frame
 }
 
 fn on_behalf_of(flow: &Flow) -> Behalf {
@@ -419,6 +478,6 @@ fn fragment_key(packet: &Packet) -> FragmentKey {
         source: packet.source,
         destination: packet.destination,
         identification: packet.identification,
-        protocol: packet.protocol,
+        protocol: if packet.source.is_ipv4() { packet.protocol } else { 0 },
     }
 }

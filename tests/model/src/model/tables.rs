@@ -112,7 +112,7 @@ pub struct Backend {
     pub generation: u32,
 }
 
-/// What the first fragment of a datagram became, for those that follow.
+/// What the first fragment of a datagram became, for those that follow; with an unspecified source before it has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentRoute {
     /// New source.
@@ -136,7 +136,7 @@ pub struct FragmentKey {
     pub destination: IpAddr,
     /// Identification.
     pub identification: u32,
-    /// Protocol.
+    /// Protocol; 0 for IPv6, whose fragments may differ in it (RFC 8200, 4.5).
     pub protocol: u8,
 }
 
@@ -179,8 +179,10 @@ pub struct Tables {
     pub backends: BTreeMap<u32, Backend>,
     /// Flows.
     pub flows: Flows,
-    /// Datagrams whose first fragment was translated.
+    /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey, FragmentRoute>,
+    /// Fragments that wait for their first one, by place, with the time they came.
+    pub held: BTreeMap<(FragmentKey, u8), Duration>,
     /// Clients by address and service.
     pub affinity: BTreeMap<(IpAddr, u32), Affinity>,
     /// Dropped and refused packets and their bytes, by reason.
