@@ -8,7 +8,7 @@ use super::{
     config::XdpAttachment,
     error::DatapathError,
     links,
-    sys::{AttachType, LinkTarget, Target},
+    sys::{self, AttachType, LinkTarget, Target},
 };
 
 /// The program's name in the object.
@@ -51,10 +51,7 @@ pub(super) fn attach(
         source,
     };
     for other in XdpAttachment::ALL.into_iter().filter(|other| Some(*other) != how) {
-        match fs::remove_file(links_dir.join(format!("{}-{ifindex}", other.pin_prefix()))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
+        detach(&links_dir.join(format!("{}-{ifindex}", other.pin_prefix()))).map_err(failed)?;
     }
     let (Some(how), Some(program)) = (how, program) else {
         return Ok(());
@@ -70,4 +67,14 @@ pub(super) fn attach(
         &links_dir.join(format!("{}-{ifindex}", how.pin_prefix())),
     )
     .map_err(failed)
+}
+
+/// Detaches what is pinned there, if anything is.
+fn detach(pin: &Path) -> io::Result<()> {
+    let link = match sys::open_pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        link => link?,
+    };
+    sys::link_detach(link.as_fd())?;
+    fs::remove_file(pin)
 }

@@ -9,7 +9,7 @@ use std::{
 use causeway_agent::{
     bpf::{
         BackendId, Datapath, DatapathConfig, DatapathError, DesiredBackend, DesiredPod, DesiredRoute, DesiredService,
-        DesiredServices, MapSizes, RouteMode, TcAttachment, VipId, remove_pins,
+        DesiredServices, MapSizes, RouteMode, TcAttachment, VipId, XdpAttachment, remove_pins,
     },
     net::{DirectRoute, Network, NodeNetConfig, PodLink, PodNet, Prefix, Ranges, Routing, Tunnel, pod_link_name},
 };
@@ -22,7 +22,9 @@ use rtnetlink::{
     },
 };
 
-use super::{Cgroup, Netns, TcpServer, UdpServer, connect, socket_in, unique};
+use super::{
+    Cgroup, Netns, TcpServer, UdpServer, connect, offload::leave_no_checksums, passing::PassingXdp, socket_in, unique,
+};
 
 const VNI: u32 = 1;
 const VXLAN_PORT: u16 = 8472;
@@ -40,6 +42,10 @@ pub struct Settings {
     pub ipv6: bool,
     /// How pods of other nodes are reached.
     pub routing: Routing,
+    /// Where XDP runs on the uplinks.
+    pub xdp: Option<XdpAttachment>,
+    /// Backends' nodes answer clients in the network directly.
+    pub direct_return: bool,
 }
 
 impl Default for Settings {
@@ -49,6 +55,8 @@ impl Default for Settings {
             tc: TcAttachment::Probe,
             ipv6: false,
             routing: Routing::Vxlan,
+            xdp: None,
+            direct_return: false,
         }
     }
 }
@@ -59,6 +67,7 @@ pub struct Lab {
     /// The nodes.
     pub nodes: Vec<Node>,
     underlay: Netns,
+    _ports: Option<PassingXdp>,
 }
 
 /// A node: network namespace, cgroup, pins, data path.
@@ -71,7 +80,8 @@ pub struct Node {
     pub tunnel: Tunnel,
     number: u8,
     cgroup: Cgroup,
-    settings: Settings,
+    /// What it was made with; the next [`open`](Self::open) looks at it again.
+    pub settings: Settings,
     datapath: Option<Datapath>,
     pods: Vec<DesiredPod>,
 }
@@ -133,7 +143,19 @@ impl Lab {
         let nodes: Vec<_> = (1..=settings.nodes)
             .map(|number| Node::new(number, &underlay, settings))
             .collect();
-        let lab = Self { nodes, underlay };
+        let ports = settings.xdp.map(|_| {
+            let mut passing = PassingXdp::load();
+            for node in &nodes {
+                let port = format!("cw-port{}", node.number);
+                underlay.run(|| passing.attach(index(&port)));
+            }
+            passing
+        });
+        let lab = Self {
+            nodes,
+            underlay,
+            _ports: ports,
+        };
         for node in &lab.nodes {
             lab.connect_to_others(node);
         }
@@ -192,6 +214,9 @@ impl Lab {
             .block_on(|| plug(format!("cw-port{number}"), descriptor, address));
         let address6 = underlay_address6(number);
         netns.block_on(|| address_uplink(vec![(address, 24), (address6, 64)]));
+        if self.nodes.iter().any(|node| node.settings.xdp.is_some()) {
+            netns.run(|| leave_no_checksums(UPLINK));
+        }
         Outsider {
             netns,
             address,
@@ -273,6 +298,9 @@ impl Node {
             addresses.push((underlay_address6(number), 64));
         }
         netns.block_on(|| address_uplink(addresses));
+        if settings.xdp.is_some() {
+            netns.run(|| leave_no_checksums(UPLINK));
+        }
         let tunnel = make_network(&netns, number, settings);
         let cluster = format!("cwt{}-{}", std::process::id(), unique());
         let pin_dir = pins::node_dir(Path::new(pins::BPFFS), &cluster, &format!("node{number}"));
@@ -301,8 +329,8 @@ impl Node {
             tunnel_port: VXLAN_PORT,
             tunnel_id: 1,
             masquerade: true,
-            direct_return: false,
-            xdp: None,
+            direct_return: self.settings.direct_return,
+            xdp: self.settings.xdp,
             node_addresses: self.underlay_addresses(),
             router_addresses: self.ranges().routers(),
             sizes: sizes(),

@@ -6,6 +6,8 @@
 mod cgroup;
 mod lab;
 mod namespace;
+mod offload;
+mod passing;
 mod server;
 mod socket;
 

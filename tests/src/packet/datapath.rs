@@ -22,7 +22,7 @@ use causeway_abi::{ABI_VERSION, Address, DropReason};
 use causeway_maps::Plain;
 use zerocopy::FromBytes as _;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
 
 /// The interface test runs happen on: loopback, whose index is 1 in every network namespace.
 pub const CLIENT_IFINDEX: u32 = 1;

@@ -1,0 +1,232 @@
+//! XDP on nodes' uplinks and direct server return, with real sockets: a machine outside reaches pods through any node.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use aya::sys::{Stats, enable_stats};
+use causeway_agent::bpf::{DesiredService, Scope, XdpAttachment};
+use causeway_maps::view;
+use causeway_tests::netns::{Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, ask, tcp_service, udp_service};
+
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30_080;
+
+/// Two nodes with a server each, and a machine outside.
+struct World {
+    lab: Lab,
+    outsider: Outsider,
+    servers: Vec<Pod>,
+    #[expect(dead_code, reason = "listen until they are dropped")]
+    listening: (Vec<TcpServer>, Vec<UdpServer>),
+}
+
+fn world(xdp: Option<XdpAttachment>, direct_return: bool) -> World {
+    let mut lab = Lab::new(Settings {
+        nodes: 2,
+        xdp,
+        direct_return,
+        ..Settings::default()
+    });
+    let outsider = lab.outsider(200);
+    let servers: Vec<Pod> = lab.nodes.iter_mut().map(|node| node.add_pod(3)).collect();
+    let names = ["one", "two"];
+    let tcp = servers
+        .iter()
+        .zip(names)
+        .map(|(pod, name)| pod.serve_tcp(PORT, name))
+        .collect();
+    let udp = servers
+        .iter()
+        .zip(names)
+        .map(|(pod, name)| pod.serve_udp(PORT, name))
+        .collect();
+    World {
+        lab,
+        outsider,
+        servers,
+        listening: (tcp, udp),
+    }
+}
+
+fn node_port(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.underlay_address(), NODE_PORT)
+}
+
+impl World {
+    /// Puts a port of every node before the pods, by both protocols.
+    fn serve(&self, pods: &[&Pod]) {
+        let vip = SocketAddr::from(([10, 96, 0, 10], 80));
+        let mut udp = udp_service(vip, PORT, pods);
+        "default/test:udp".clone_into(&mut udp.name);
+        let services = [tcp_service(vip, PORT, pods), udp].map(|service| self.with_node_port(service));
+        self.lab.serve(&services);
+    }
+
+    fn with_node_port(&self, mut service: DesiredService) -> DesiredService {
+        for node in &self.lab.nodes {
+            let mut frontend = service.frontends[0].clone();
+            frontend.vip.address = node.underlay_address();
+            frontend.vip.port = NODE_PORT;
+            frontend.scope = Scope::External;
+            service.frontends.push(frontend);
+        }
+        service
+    }
+
+    /// How often a program ran at the first node while statistics were on.
+    fn runs(&self, program: &str) -> u64 {
+        let programs = view::programs(&self.lab.nodes[0].maps(), None).expect("the programs");
+        let found = programs.iter().find(|view| view.name == program);
+        found
+            .unwrap_or_else(|| panic!("no {program} in {programs:?}"))
+            .runs
+            .unwrap_or(0)
+    }
+}
+
+/// A server that sends back what it gets.
+fn echo(pod: &Pod, port: u16) -> thread::JoinHandle<()> {
+    let listener = pod.netns.run(|| TcpListener::bind(pod.at(port)).expect("a listener"));
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match stream.read(&mut buffer).expect("data") {
+                0 => return,
+                length => stream.write_all(&buffer[..length]).expect("the echo"),
+            }
+        }
+    })
+}
+
+/// Sends bytes and waits until they came back.
+fn exchange(stream: &TcpStream, bytes: &[u8], how: &str) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a time-out");
+    thread::scope(|scope| {
+        scope.spawn(|| (&*stream).write_all(bytes).expect("all sent"));
+        let mut received = vec![0; bytes.len()];
+        (&*stream)
+            .read_exact(&mut received)
+            .unwrap_or_else(|error| panic!("{how}: {error}"));
+        assert!(received == bytes, "{how}: other bytes came back");
+    });
+}
+
+fn noise(length: u32) -> Vec<u8> {
+    (0..length)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect()
+}
+
+fn tally(times: usize, outsider: &Outsider, to: SocketAddr) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for _ in 0..times {
+        let stream = outsider.connect(to).expect("a connection");
+        assert_eq!(stream.peer_addr().expect("its peer"), to);
+        *tally.entry(ask(&stream).expect("an answer")).or_default() += 1;
+    }
+    tally
+}
+
+/// Every way of attaching, and every way of answering.
+fn each(test: impl Fn(&World, &str)) {
+    for xdp in [None, Some(XdpAttachment::Generic), Some(XdpAttachment::Native)] {
+        for direct_return in [false, true] {
+            let how = format!("{xdp:?}, direct: {direct_return}");
+            println!("{how}");
+            test(&world(xdp, direct_return), &how);
+        }
+    }
+}
+
+#[test]
+fn a_node_port_reaches_pods_of_every_node() {
+    each(|world, how| {
+        world.serve(&world.servers.iter().collect::<Vec<_>>());
+        for node in &world.lab.nodes {
+            let tally = tally(40, &world.outsider, node_port(node));
+            assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{how}: {tally:?}");
+        }
+    });
+}
+
+#[test]
+fn much_data_arrives_whole() {
+    each(|world, how| {
+        let server = echo(&world.servers[1], 9_000);
+        let service = tcp_service(SocketAddr::from(([10, 96, 0, 11], 80)), 9_000, &[&world.servers[1]]);
+        world.lab.serve(&[world.with_node_port(service)]);
+        let stream = world
+            .outsider
+            .connect(node_port(&world.lab.nodes[0]))
+            .expect("a connection");
+        exchange(&stream, &noise(4_000_000), how);
+        drop(stream);
+        server.join().expect("the server");
+    });
+}
+
+#[test]
+fn udp_is_answered_by_the_address_that_was_asked() {
+    each(|world, how| {
+        world.serve(&[&world.servers[1]]);
+        let socket = UdpSocket::from(world.outsider.socket(libc::SOCK_DGRAM));
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time-out");
+        let to = node_port(&world.lab.nodes[0]);
+        for _ in 0..5 {
+            socket.send_to(b"who?", to).expect("a datagram");
+            let mut buffer = [0; 64];
+            let (length, from) = socket
+                .recv_from(&mut buffer)
+                .unwrap_or_else(|error| panic!("{how}: {error}"));
+            assert_eq!((&buffer[..length], from), (&b"two"[..], to), "{how}");
+        }
+    });
+}
+
+#[test]
+fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
+    for direct_return in [false, true] {
+        let mut world = world(Some(XdpAttachment::Native), direct_return);
+        let server = echo(&world.servers[1], 9_000);
+        let service = tcp_service(SocketAddr::from(([10, 96, 0, 11], 80)), 9_000, &[&world.servers[1]]);
+        world.lab.serve(&[world.with_node_port(service)]);
+        let stream = world
+            .outsider
+            .connect(node_port(&world.lab.nodes[0]))
+            .expect("a connection");
+        {
+            let _statistics = enable_stats(Stats::RunTime).expect("statistics");
+            exchange(&stream, &noise(1_000_000), "native");
+            let (xdp, tc) = (world.runs("cw_xdp"), world.runs("cw_from_uplink"));
+            // A million bytes are at least 690 packets; of the rest (opening, neighbours) there are few.
+            assert!(
+                xdp >= 690 && tc < xdp / 10,
+                "direct: {direct_return}, {xdp} by XDP, {tc} after it"
+            );
+        }
+        for xdp in [None, Some(XdpAttachment::Generic), Some(XdpAttachment::Native)] {
+            let node = &mut world.lab.nodes[0];
+            node.close();
+            node.settings.xdp = xdp;
+            node.open().expect("the data path");
+            let programs = view::programs(&node.maps(), None).expect("the programs");
+            let attached = programs
+                .iter()
+                .any(|view| view.name == "cw_xdp" && !view.attached.is_empty());
+            assert_eq!(attached, xdp.is_some(), "{xdp:?}: {programs:?}");
+            exchange(&stream, b"still there?", "replaced");
+        }
+        drop(stream);
+        server.join().expect("the server");
+    }
+}
