@@ -141,6 +141,14 @@ impl Head {
         self.checksum = csum::finish(sum);
     }
 
+    /// Lowers the time to live alone.
+    #[inline(always)]
+    pub const fn lower_hops(&mut self) {
+        let before = ttl_and_protocol(self);
+        self.ttl -= 1;
+        self.checksum = csum::replace16(self.checksum, before, ttl_and_protocol(self));
+    }
+
     /// The transport checksum of a packet that had one before it was translated from `before`.
     #[inline(always)]
     pub fn transport_checksum(&self, before: &Self, checksum: u16) -> u16 {

@@ -1,6 +1,6 @@
 //! The node as a router: every packet it sends on has one hop less, and who asks too much of it is told.
 
-use std::{net::IpAddr, process::Command};
+use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 use causeway_abi::{DropReason, service::SCOPE_NODE};
@@ -11,6 +11,7 @@ use causeway_tests::{
         with_hops,
     },
 };
+use rtnetlink::{LinkVeth, packet_route::link::LinkAttribute};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -169,16 +170,17 @@ fn pings_are_answered_at_their_last_hop_and_errors_are_not() -> Result<()> {
 
 /// In a namespace with a device that stands for the tunnel's, with room for 1450 bytes.
 fn with_tunnel(test: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    Netns::new().run(|| {
-        let index = TUNNEL_IFINDEX.to_string();
-        let device = ["link", "add", "cwtun", "index", &index, "mtu", "1450", "type", "veth"];
-        let made = Command::new("ip")
-            .args(device)
-            .args(["peer", "name", "cwpeer"])
-            .status()?;
-        ensure!(made.success(), "a device for the tunnel");
-        test()
-    })
+    let netns = Netns::new();
+    netns.block_on(|| async {
+        let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+        tokio::spawn(connection);
+        let mut device = LinkVeth::new("cwtun", "cwpeer").build();
+        device.header.index = TUNNEL_IFINDEX;
+        device.attributes.push(LinkAttribute::Mtu(1_450));
+        let added = handle.link().add(device).execute().await;
+        added.expect("a device for the tunnel");
+    });
+    netns.run(test)
 }
 
 /// A datagram that fills an IP packet of so many bytes.

@@ -7,7 +7,7 @@ use causeway_abi::{
     service::{SCOPE_NODE, SERVICE_SOURCE_RANGES},
 };
 use causeway_tests::packet::{
-    Action, CLIENT_IFINDEX, Datapath, Frame, ServiceOptions, Verdict, decode, tcp,
+    Action, CLIENT_IFINDEX, Datapath, Frame, ServiceOptions, Verdict, decode, one_hop_later, tcp,
     xdp::{NEIGHBOUR_MAC, UPLINK_MAC, in_tunnel, inside},
 };
 
@@ -80,7 +80,7 @@ fn a_packet_goes_to_its_backends_node_as_it_is() -> Result<()> {
         );
         assert_eq!(outer.payload[..8], [8, 0, 0, 0, 0, 0, 1, 0]);
         let inner = inside(&out)?;
-        assert_eq!(inner[12..], frame[12..]);
+        assert_eq!(inner[14..], one_hop_later(&frame));
         // Behind the prefixes the backend's port and address.
         assert_eq!(inner[..12], [0x02, 0xcd, 0, 0, 0x1f, 0x90, 0x02, 0xcd, 10, 244, 2, 6]);
         assert_stateless(&datapath)?;
@@ -316,7 +316,7 @@ fn flows_stay_where_they_are_while_their_slot_changes_hands() -> Result<()> {
         assert_eq!(datapath.run_xdp(&frame)?.0, Action::Pass);
         let out = datapath.run("cw_from_uplink", &frame)?;
         assert_eq!(out.verdict, Verdict::Redirect);
-        assert_eq!(out.frame[12..], frame[12..]);
+        assert_eq!(out.frame[14..], one_hop_later(&frame));
         Ok(out.frame[11])
     };
     // The service's slots go from backend 1 to backend 0.
@@ -375,7 +375,10 @@ fn fragments_and_errors_follow_their_flow() -> Result<()> {
         .build();
     for frame in [&first, &later] {
         let out = datapath.run("cw_from_uplink", frame)?;
-        assert_eq!((out.verdict, &out.frame[12..]), (Verdict::Redirect, &frame[12..]));
+        assert_eq!(
+            (out.verdict, &out.frame[14..]),
+            (Verdict::Redirect, &one_hop_later(frame)[..])
+        );
         assert_eq!(
             out.frame[..12],
             [0x02, 0xcd, 0, 0, 0x1f, 0x90, 0x02, 0xcd, 10, 244, 2, 6]
@@ -390,7 +393,10 @@ fn fragments_and_errors_follow_their_flow() -> Result<()> {
     })
     .build();
     let out = datapath.run("cw_from_uplink", &error)?;
-    assert_eq!((out.verdict, &out.frame[12..]), (Verdict::Redirect, &error[12..]));
+    assert_eq!(
+        (out.verdict, &out.frame[14..]),
+        (Verdict::Redirect, &one_hop_later(&error)[..])
+    );
 
     let mut here = Datapath::load()?;
     here.pod("10.244.2.6", CLIENT_IFINDEX)?;

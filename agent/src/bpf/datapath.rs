@@ -77,6 +77,9 @@ pub struct ServiceTraffic {
 }
 
 impl Datapath {
+    /// The BPF object that this agent was built with.
+    pub const OBJECT: &'static [u8] = OBJECT;
+
     /// Loads the BPF object; makes its maps, or adopts those that are pinned; attaches its programs to the cgroup and the
     /// tunnel device and the uplink, or replaces those that are attached, also at every pod.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
@@ -85,6 +88,15 @@ impl Datapath {
 
     /// As [`open`](Self::open), with other times of rest for what is freed.
     pub fn open_with(config: &DatapathConfig, grace: Grace) -> Result<Self, DatapathError> {
+        Self::load_and_attach(config, grace, OBJECT)
+    }
+
+    /// As [`open`](Self::open), with the programs of another build: `object` is the content of its BPF object file.
+    pub fn open_object(config: &DatapathConfig, object: &[u8]) -> Result<Self, DatapathError> {
+        Self::load_and_attach(config, Grace::default(), object)
+    }
+
+    fn load_and_attach(config: &DatapathConfig, grace: Grace, object: &[u8]) -> Result<Self, DatapathError> {
         check_machine()?;
         let cgroup = open_cgroup(&config.cgroup_v2_dir)?;
         let maps_dir = layout::maps_dir(&config.pin_dir);
@@ -93,7 +105,7 @@ impl Datapath {
         bpffs::prepare(&config.bpffs, &links_dir)?;
         pins::check(&config.pin_dir, &config.sizes)?;
 
-        let mut programs = load(config, &maps_dir)?;
+        let mut programs = load(config, &maps_dir, object)?;
         let mut maps = PinnedMaps::open_any_version(&config.pin_dir)?;
         maps.node.set(&node_config(config))?;
         let readiness = ReadinessHandle::new(maps.backends.clone());
@@ -336,7 +348,7 @@ fn open_cgroup(path: &Path) -> Result<File, DatapathError> {
 }
 
 /// Loads the object: maps pinned by name (adopted where a pin is), programs into the kernel.
-fn load(config: &DatapathConfig, maps_dir: &Path) -> Result<Ebpf, DatapathError> {
+fn load(config: &DatapathConfig, maps_dir: &Path, object: &[u8]) -> Result<Ebpf, DatapathError> {
     let mut loader = EbpfLoader::new();
     for shape in shape::ALL {
         loader.map_pin_path(shape.name, maps_dir.join(shape.name));
@@ -344,7 +356,7 @@ fn load(config: &DatapathConfig, maps_dir: &Path) -> Result<Ebpf, DatapathError>
     for (name, size) in config.sizes.by_name() {
         loader.map_max_entries(name, size);
     }
-    let mut object = loader.load(OBJECT).map_err(DatapathError::Load)?;
+    let mut object = loader.load(object).map_err(DatapathError::Load)?;
     for (name, _) in CGROUP_PROGRAMS {
         let program: &mut CgroupSockAddr = program(&mut object, name)?;
         program

@@ -95,6 +95,15 @@ impl XdpFrame {
         true
     }
 
+    /// Lowers the time to live of the packet in the frame; false when it lies beyond the end.
+    #[inline(always)]
+    pub fn lower_hops(self) -> bool {
+        let Some(at) = self.at::<Head>(0) else { return false };
+        // SAFETY: as in `read`.
+        unsafe { (*at).lower_hops() };
+        true
+    }
+
     /// Puts the tunnel's headers before the frame, and gives the inner frame its MAC addresses.
     #[inline(always)]
     pub fn encapsulate(self, outer: &Outer, inner_macs: [u16; 6]) -> bool {

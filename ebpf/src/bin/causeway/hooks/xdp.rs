@@ -119,6 +119,9 @@ fn directly(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Ser
         address: backend.address.to_v4()?,
         port_be: backend.port_be,
     };
+    if !frame.lower_hops() {
+        return Some(failed(frame));
+    }
     Some(into_tunnel(frame, hop, hash, chosen.to_macs()))
 }
 
