@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use causeway_agent::{
@@ -349,6 +350,14 @@ impl Node {
         Ok(())
     }
 
+    /// Opens the data path over the pins that are there, as an agent that was built with other programs.
+    pub fn open_object(&mut self, object: &[u8]) -> Result<(), DatapathError> {
+        let config = self.config();
+        let open = || Datapath::open_object(&config, object);
+        self.datapath = Some(self.netns.run(open)?);
+        Ok(())
+    }
+
     /// Lets go of the data path, as an agent that dies.
     pub fn close(&mut self) {
         self.datapath = None;
@@ -516,6 +525,16 @@ impl Pod {
     /// A socket of one of its processes, which socket hooks see.
     pub fn socket(&self, domain: i32, kind: i32) -> OwnedFd {
         socket_in(&self.netns, Some(&self.cgroup), domain, kind)
+    }
+
+    /// A command of one of its processes, whose sockets hooks see.
+    pub fn command(&self, program: &str) -> Command {
+        command_in(&self.netns.path(), Some(&self.cgroup), program)
+    }
+
+    /// The same, whose sockets hooks do not see.
+    pub fn unhooked_command(&self, program: &str) -> Command {
+        command_in(&self.netns.path(), None, program)
     }
 
     /// A socket in its network namespace that no socket hook sees: its packets are balanced one by one.

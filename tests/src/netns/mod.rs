@@ -8,12 +8,14 @@ mod lab;
 mod namespace;
 mod offload;
 mod passing;
+mod process;
 mod server;
 mod socket;
 
 pub use cgroup::Cgroup;
 pub use lab::{Lab, Node, Outsider, Pod, Settings, tcp_service, udp_service};
 pub use namespace::Netns;
+pub use process::{Running, command_in, finish};
 pub use server::{TcpServer, UdpServer};
 pub use socket::{ask, connect, socket_in};
 
