@@ -177,14 +177,14 @@ impl Count {
     }
 
     fn line(&self) -> String {
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let elapsed = self.begun.elapsed();
         format!(
-            "{:>7.0} s  {:>9} sequences  {:>11} packets ({} by XDP)  {:>7.0} packets/s  {} differences",
-            seconds,
+            "{:>7} s  {:>9} sequences  {:>11} packets ({} by XDP)  {:>7} packets/s  {} differences",
+            elapsed.as_secs(),
             self.sequences,
             self.packets,
             self.by_xdp,
-            self.packets as f64 / seconds,
+            u128::from(self.packets) * 1_000 / elapsed.as_millis().max(1),
             self.differences
         )
     }
