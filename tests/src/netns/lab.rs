@@ -24,7 +24,8 @@ use rtnetlink::{
 };
 
 use super::{
-    Cgroup, Netns, TcpServer, UdpServer, command_in, connect, offload::leave_no_checksums, passing::PassingXdp, process::command_in, socket_in, unique,
+    Cgroup, Netns, TcpServer, UdpServer, connect, offload::leave_no_checksums, passing::PassingXdp,
+    process::command_in, socket_in, unique,
 };
 
 const VNI: u32 = 1;
