@@ -86,24 +86,27 @@ fn measure_datapath(options: &datapath::Options) -> Result<ExitCode> {
 
 fn vip(options: &Options) -> Result<ExitCode> {
     prepare()?;
-    let plan = Plan::new(options)?;
-    let mut results = run::run(&plan)?;
-    results.settle();
-    let entries = report::entries(&results);
-    let text = report::table(&results, &entries);
-    println!("{text}");
+    let mut all = Vec::new();
+    for plan in Plan::all(options)? {
+        let mut results = run::run(&plan)?;
+        results.settle();
+        let entries = report::entries(&results);
+        println!("{}", report::table(&results, &entries));
+        all.push((results, entries));
+    }
     fs::create_dir_all(&options.output).with_context(|| format!("cannot make {}", options.output.display()))?;
-    report::write(&options.output, &results, &entries, &text)?;
+    report::write(&options.output, &all)?;
     if let Some(path) = &options.json {
-        write(path, &report::json(&entries)?)?;
+        write(path, &report::json(&all)?)?;
     }
     if let Some(path) = &options.document {
-        put_into(path, "vip", &report::markdown(&results, &entries))?;
+        put_into(path, "vip", &report::markdown(&all))?;
     }
-    if results.refusals.is_empty() {
+    let refused: usize = all.iter().map(|(results, _)| results.refusals.len()).sum();
+    if refused == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("error: {} measurements were refused, see above", results.refusals.len());
+    eprintln!("error: {refused} measurements were refused, see above");
     Ok(ExitCode::FAILURE)
 }
 

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::program::ipvs;
+
 /// A way from the client to a backend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,8 +17,10 @@ pub enum Mode {
     CausewaySocket,
     /// Causeway, balanced packet by packet at the pod's interface.
     CausewayTc,
-    /// Causeway, at the uplink before the stack.
+    /// Causeway, in XDP on the uplink before the stack; answers come back through the node.
     CausewayXdp,
+    /// The same with direct server return: the backend's node answers the client.
+    CausewayXdpDirect,
     /// kube-proxy's rules for iptables, written by the variant that is the quicker by far: `iptables-legacy` where there
     /// is one.
     Iptables,
@@ -37,6 +41,7 @@ impl Mode {
             Self::CausewaySocket => "causeway-socket",
             Self::CausewayTc => "causeway-tc",
             Self::CausewayXdp => "causeway-xdp",
+            Self::CausewayXdpDirect => "causeway-xdp-direct",
             Self::Iptables => "iptables",
             Self::IptablesNft => "iptables-nft",
             Self::Nftables => "nftables",
@@ -53,7 +58,9 @@ impl Mode {
     #[must_use]
     pub fn direct(self) -> Self {
         match self {
-            Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => Self::Direct,
+            Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp | Self::CausewayXdpDirect => {
+                Self::Direct
+            }
             Self::DirectRouted | Self::Iptables | Self::IptablesNft | Self::Nftables | Self::Ipvs => Self::DirectRouted,
         }
     }
@@ -61,28 +68,43 @@ impl Mode {
     /// Which node it is measured on.
     pub fn site(self) -> SiteKind {
         match self {
-            Self::Direct | Self::CausewaySocket | Self::CausewayTc | Self::CausewayXdp => SiteKind::Causeway,
-            Self::DirectRouted | Self::Ipvs => SiteKind::Plain,
+            Self::Direct | Self::CausewaySocket | Self::CausewayTc => SiteKind::Causeway,
+            Self::CausewayXdp => SiteKind::CausewayXdp,
+            Self::CausewayXdpDirect => SiteKind::CausewayXdpDirect,
+            Self::DirectRouted => SiteKind::Plain,
+            Self::Ipvs => SiteKind::Ipvs,
             Self::Iptables => SiteKind::Iptables,
             Self::IptablesNft => SiteKind::IptablesNft,
             Self::Nftables => SiteKind::Nftables,
         }
     }
 
-    /// Why it cannot be measured here, if so.
-    pub fn unavailable(self) -> Option<String> {
+    /// Whether it is a way to backends there at all.
+    pub fn is_for(self, backends: Backends) -> bool {
         match self {
-            Self::CausewayXdp => {
-                Some("the XDP path takes traffic from outside the cluster, not measured yet".to_owned())
+            Self::CausewayXdp | Self::CausewayXdpDirect => backends == Backends::Remote,
+            Self::CausewaySocket => backends == Backends::Local,
+            _ => true,
+        }
+    }
+
+    /// Why it cannot be measured here, with backends there, if so.
+    pub fn unavailable(self, backends: Backends) -> Option<String> {
+        match (self, backends) {
+            (Self::CausewayXdp | Self::CausewayXdpDirect, Backends::Local) => {
+                return Some("XDP forwards to other nodes only: --backends remote".to_owned());
             }
-            Self::Ipvs if kernel_has_ipvs() => {
-                Some("the kernel has IPVS, which this benchmark does not drive yet".to_owned())
+            (Self::CausewaySocket, Backends::Remote) => {
+                return Some("the client is outside the cluster, where no socket is balanced".to_owned());
             }
-            Self::Ipvs => Some("this kernel has no IPVS (no /proc/net/ip_vs, module ip_vs not found)".to_owned()),
+            _ => {}
+        }
+        match self {
+            Self::Ipvs => ipvs::unavailable(),
             Self::Iptables => missing_program("iptables-restore"),
             Self::IptablesNft => missing_program("iptables-nft-restore"),
             Self::Nftables => missing_program("nft"),
-            Self::Direct | Self::DirectRouted | Self::CausewaySocket | Self::CausewayTc => None,
+            _ => None,
         }
     }
 
@@ -99,12 +121,32 @@ impl Mode {
     }
 }
 
-fn kernel_has_ipvs() -> bool {
-    std::path::Path::new("/proc/net/ip_vs").exists()
-        || std::process::Command::new("modprobe")
-            .args(["--dry-run", "--quiet", "ip_vs"])
-            .status()
-            .is_ok_and(|status| status.success())
+/// Where the backends are, and with them the client.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backends {
+    /// On the node that balances; the client is a pod there too.
+    Local,
+    /// On another node, behind a tunnel; the client is outside the cluster.
+    Remote,
+}
+
+impl Backends {
+    /// As in options and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+        }
+    }
+
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Local => "client and backends on the node that balances",
+            Self::Remote => "client outside the cluster, backends on another node",
+        }
+    }
 }
 
 fn missing_program(name: &str) -> Option<String> {
@@ -116,6 +158,10 @@ fn missing_program(name: &str) -> Option<String> {
 pub enum SiteKind {
     /// Causeway's BPF programs and maps.
     Causeway,
+    /// The same with XDP on the uplink.
+    CausewayXdp,
+    /// The same with direct server return too.
+    CausewayXdpDirect,
     /// Routing alone.
     Plain,
     /// kube-proxy's iptables rules.
@@ -124,6 +170,15 @@ pub enum SiteKind {
     IptablesNft,
     /// kube-proxy's nftables rules.
     Nftables,
+    /// kube-proxy's services of IPVS.
+    Ipvs,
+}
+
+impl SiteKind {
+    /// Whether Causeway runs on it.
+    pub fn has_causeway(self) -> bool {
+        matches!(self, Self::Causeway | Self::CausewayXdp | Self::CausewayXdpDirect)
+    }
 }
 
 /// Where among all services the measured one stands.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::mode::{Mode, Position};
+use crate::mode::{Backends, Mode, Position};
 
 /// Compare ways of balancing virtual addresses: latency, rates, processor time, programming time, memory.
 ///
@@ -18,6 +18,9 @@ pub struct Options {
     /// Which modes; the direct way that each compares with is added.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODE,…")]
     pub modes: Vec<Mode>,
+    /// Where the backends are: on the node that balances, or on another, with the client outside the cluster.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "local,remote")]
+    pub backends: Vec<Backends>,
     /// How many services, one run after the other.
     #[arg(long, value_delimiter = ',', value_name = "NUMBER,…")]
     pub services: Vec<usize>,
@@ -53,6 +56,8 @@ fn parse_position(text: &str) -> Result<Position, String> {
 /// What will be measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
+    /// Where the backends are.
+    pub backends: Backends,
     /// Modes that can be measured here, direct ones first.
     pub modes: Vec<Mode>,
     /// Modes that were asked for and cannot be, and why.
@@ -70,19 +75,46 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// From options and what this machine has.
-    pub fn new(options: &Options) -> Result<Self> {
-        Self::with(options, Mode::unavailable)
+    /// From options and what this machine has: one for each place of the backends.
+    pub fn all(options: &Options) -> Result<Vec<Self>> {
+        let places = match (options.backends.as_slice(), options.quick) {
+            ([], true) => vec![Backends::Local],
+            ([], false) => vec![Backends::Local, Backends::Remote],
+            (given, _) => given.to_vec(),
+        };
+        let mut plans = Vec::new();
+        let mut refused = None;
+        for backends in places {
+            match Self::with(options, backends, |mode| mode.unavailable(backends)) {
+                Ok(plan) => plans.push(plan),
+                // Of modes that are asked for by name, some are only for one place.
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if plans.is_empty() => Err(error),
+            _ => Ok(plans),
+        }
     }
 
-    fn with(options: &Options, why_not: impl Fn(Mode) -> Option<String>) -> Result<Self> {
+    fn with(options: &Options, backends: Backends, why_not: impl Fn(Mode) -> Option<String>) -> Result<Self> {
         let quick = options.quick;
-        let asked = if !options.modes.is_empty() {
-            options.modes.clone()
-        } else if quick {
-            vec![Mode::Direct, Mode::CausewaySocket, Mode::Iptables, Mode::Nftables]
-        } else {
-            Mode::value_variants().to_vec()
+        let asked = match (options.modes.as_slice(), quick, backends) {
+            ([], true, Backends::Local) => vec![Mode::Direct, Mode::CausewaySocket, Mode::Iptables, Mode::Nftables],
+            ([], true, Backends::Remote) => vec![
+                Mode::Direct,
+                Mode::CausewayTc,
+                Mode::CausewayXdpDirect,
+                Mode::Iptables,
+                Mode::Nftables,
+            ],
+            // What is only for the other place needs no excuse.
+            ([], false, _) => Mode::value_variants()
+                .iter()
+                .copied()
+                .filter(|mode| mode.is_for(backends))
+                .collect(),
+            (given, ..) => given.to_vec(),
         };
         let mut modes: Vec<Mode> = asked.iter().flat_map(|mode| [mode.direct(), *mode]).collect();
         modes.sort_unstable();
@@ -99,6 +131,7 @@ impl Plan {
 
         let mut services = match (options.services.as_slice(), quick) {
             ([], true) => vec![1, 1_000],
+            ([], false) if backends == Backends::Remote => vec![1, 1_000, 10_000],
             ([], false) => vec![1, 100, 1_000, 10_000, 100_000],
             (given, _) => given.to_vec(),
         };
@@ -109,10 +142,12 @@ impl Plan {
         }
         let positions = match (options.positions.as_slice(), quick) {
             ([], true) => vec![Position::Last],
+            ([], false) if backends == Backends::Remote => vec![Position::Last],
             ([], false) => vec![Position::First, Position::Middle, Position::Last],
             (given, _) => given.to_vec(),
         };
         Ok(Self {
+            backends,
             modes,
             unavailable,
             services,
@@ -187,7 +222,7 @@ mod tests {
 
     fn plan(arguments: &[&str], why_not: impl Fn(Mode) -> Option<String>) -> Result<Plan> {
         let options = Command::parse_from(["bench"].iter().chain(arguments)).options;
-        Plan::with(&options, why_not)
+        Plan::with(&options, Backends::Local, why_not)
     }
 
     #[test]
@@ -228,6 +263,15 @@ mod tests {
         assert!(plan.modes_with(10_000).contains(&Mode::Iptables));
         assert!(!plan.modes_with(100_000).contains(&Mode::Iptables));
         assert!(plan.modes_with(100_000).contains(&Mode::CausewayTc));
+    }
+
+    #[test]
+    fn everything_is_measured_in_both_places_and_each_has_its_own_modes() {
+        let options = Command::parse_from(["bench"]).options;
+        let remote = Plan::with(&options, Backends::Remote, |_| None).unwrap();
+        assert!(remote.modes.contains(&Mode::CausewayXdp) && !remote.modes.contains(&Mode::CausewaySocket));
+        let local = Plan::with(&options, Backends::Local, |_| None).unwrap();
+        assert!(local.modes.contains(&Mode::CausewaySocket) && !local.modes.contains(&Mode::CausewayXdp));
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// All virtual addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";
 
+/// Addresses under which clients outside the cluster reach services: a range for benchmarks (RFC 2544).
+pub const EXTERNAL_CIDR: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
+
 /// TCP or UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
@@ -47,6 +50,8 @@ pub struct Service {
     pub measured: bool,
     /// Addresses of its backends.
     pub endpoints: Vec<Ipv4Addr>,
+    /// Whether clients outside the cluster reach it, and its backends are on another node.
+    pub is_external: bool,
 }
 
 /// One port of a service: what proxies call a service port.
@@ -62,6 +67,8 @@ pub struct ServicePort<'a> {
     pub transport: Transport,
     /// Its virtual address.
     pub vip: Ipv4Addr,
+    /// Its address for clients outside the cluster.
+    pub external: Option<Ipv4Addr>,
     /// Its port.
     pub port: u16,
     /// Where backends listen.
@@ -90,6 +97,17 @@ impl Service {
         Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 1).to_bits() + self.index as u32)
     }
 
+    /// Its address for clients outside the cluster, if they reach it.
+    pub fn external(&self) -> Option<Ipv4Addr> {
+        let address = EXTERNAL_CIDR.0.to_bits() + 1 + self.index as u32;
+        self.is_external.then(|| Ipv4Addr::from_bits(address))
+    }
+
+    /// The address that clients call.
+    pub fn called(&self) -> Ipv4Addr {
+        self.external().unwrap_or_else(|| self.vip())
+    }
+
     /// Its ports.
     pub fn ports(&self) -> impl Iterator<Item = ServicePort<'_>> {
         let tcp = (Transport::Tcp, "http", VIP_TCP, POD_TCP);
@@ -103,6 +121,7 @@ impl Service {
                 port_name,
                 transport,
                 vip: self.vip(),
+                external: self.external(),
                 port,
                 target_port,
                 endpoints: &self.endpoints,
@@ -111,8 +130,9 @@ impl Service {
     }
 }
 
-/// `count` services; those at `measured` have `backends` behind them, the others addresses that nobody has.
-pub fn services(count: usize, measured: &[usize], backends: &[Ipv4Addr]) -> Vec<Service> {
+/// `count` services; those at `measured` have `backends` behind them, the others addresses that nobody has. The measured ones are
+/// reached from outside the cluster, and served on another node, if `external`.
+pub fn services(count: usize, measured: &[usize], backends: &[Ipv4Addr], external: bool) -> Vec<Service> {
     let nobody = Ipv4Addr::new(10, 128, 0, 0).to_bits();
     let endpoint = |index: usize, number: usize| Ipv4Addr::from_bits(nobody + (index * ENDPOINTS + number) as u32);
     (0..count)
@@ -127,6 +147,7 @@ pub fn services(count: usize, measured: &[usize], backends: &[Ipv4Addr]) -> Vec<
                 index,
                 measured,
                 endpoints,
+                is_external: measured && external,
             }
         })
         .collect()
@@ -141,7 +162,7 @@ mod tests {
     #[test]
     fn no_two_services_share_an_address() {
         let backends = [Ipv4Addr::new(10, 244, 1, 10), Ipv4Addr::new(10, 244, 1, 11)];
-        let all = services(100_000, &[0, 50_000, 99_999], &backends);
+        let all = services(100_000, &[0, 50_000, 99_999], &backends, false);
         let vips: HashSet<_> = all.iter().map(Service::vip).collect();
         assert_eq!(vips.len(), 100_000);
         let endpoints: HashSet<_> = all.iter().flat_map(|service| &service.endpoints).collect();
@@ -154,7 +175,7 @@ mod tests {
 
     #[test]
     fn only_measured_services_have_a_udp_port() {
-        let all = services(3, &[1], &[Ipv4Addr::new(10, 244, 1, 10)]);
+        let all = services(3, &[1], &[Ipv4Addr::new(10, 244, 1, 10)], false);
         let ports: Vec<_> = all.iter().map(|service| service.ports().count()).collect();
         assert_eq!(ports, [1, 2, 1]);
         assert_eq!(all[1].ports().next().unwrap().name(), "bench/svc-000001:http");

@@ -32,8 +32,21 @@ impl Drop for Output {
 }
 
 fn bench(output: &Output, rounds: u32, milliseconds: u32) -> Child {
+    run(output, ["causeway-socket", "local"], rounds, milliseconds)
+}
+
+fn run(output: &Output, [modes, backends]: [&str; 2], rounds: u32, milliseconds: u32) -> Child {
     Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
-        .args(["vip", "--modes", "causeway-socket", "--services", "1", "--output"])
+        .args([
+            "vip",
+            "--modes",
+            modes,
+            "--backends",
+            backends,
+            "--services",
+            "1",
+            "--output",
+        ])
         .arg(&output.0)
         .args([
             "--rounds",
@@ -49,7 +62,7 @@ fn bench(output: &Output, rounds: u32, milliseconds: u32) -> Child {
 
 fn datapath(output: &Output, arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_causeway-bench"))
-        .args(["datapath", "--quick", "--services", "20", "--output"])
+        .args(["datapath", "--quick", "--services", "20", "--rounds", "2", "--output"])
         .arg(&output.0)
         .args(arguments)
         .stdout(Stdio::null())
@@ -132,6 +145,37 @@ fn the_smallest_run_tells_what_it_measured_and_leaves_nothing() {
 }
 
 #[test]
+fn backends_on_another_node_are_reached_by_every_way_there_is() {
+    let output = Output::new("remote");
+    let child = run(
+        &output,
+        ["causeway-tc,causeway-xdp,causeway-xdp-direct,nftables", "remote"],
+        1,
+        20,
+    );
+    let pid = child.id();
+    let said = wait(child);
+    let text = fs::read_to_string(output.0.join("vip.json")).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    for mode in [
+        "direct",
+        "direct-routed",
+        "causeway-tc",
+        "causeway-xdp",
+        "causeway-xdp-direct",
+        "nftables",
+    ] {
+        for measure in ["connect_latency_p50", "throughput", "udp_per_second"] {
+            let is_there = entries
+                .iter()
+                .any(|entry| entry["mode"] == mode && entry["measure"] == measure && entry["backends"] == "remote");
+            assert!(is_there, "no {measure} of {mode}: {said}");
+        }
+    }
+    assert_eq!(traces(pid), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn an_interrupt_leaves_nothing() {
     let output = Output::new("interrupt");
     // Would take hours.
@@ -171,6 +215,9 @@ fn the_smallest_datapath_run_tells_what_it_measured_and_leaves_nothing() {
             among["ratio"].as_f64().unwrap() > 0.0 && among["met"].is_boolean(),
             "{case}"
         );
+    }
+    for case in ["known", "new", "not_vip", "nat_known"] {
+        assert!(find(&format!("xdp_{case}"))["met"].is_boolean(), "{case}");
     }
     for name in [
         "programming_20_services_cpu",

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use causeway_abi::counter::DropCounters;
 
 use crate::{
-    mode::{Position, SiteKind},
+    mode::{Backends, Position, SiteKind},
     program::Passed,
     report::thousands,
     run::Rig,
@@ -24,7 +24,15 @@ impl Bed {
     /// With nothing programmed yet.
     pub(super) fn build(services: usize) -> Result<Self> {
         Ok(Self {
-            rig: Rig::build(SiteKind::Causeway, services, &[Position::Last])?,
+            rig: Rig::build(SiteKind::Causeway, Backends::Local, services, &[Position::Last])?,
+            services,
+        })
+    }
+
+    /// With the client outside the cluster and the backends on another node.
+    pub(super) fn outside(kind: SiteKind, services: usize) -> Result<Self> {
+        Ok(Self {
+            rig: Rig::build(kind, Backends::Remote, services, &[Position::Last])?,
             services,
         })
     }

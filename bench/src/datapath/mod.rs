@@ -11,6 +11,7 @@ mod packets;
 mod programming;
 mod report;
 mod sockets;
+mod xdp;
 
 pub use entry::{Bound, Entry, Goal};
 pub use options::{Options, Part};
@@ -103,6 +104,7 @@ fn measure(course: &mut Course<'_>) -> Result<()> {
     }
     if course.plan.has(Part::Packets) {
         packets::measure(course, &mut one, &mut many)?;
+        xdp::measure(course)?;
     }
     if course.plan.has(Part::Programming) {
         programming::changes(course, &mut many)?;

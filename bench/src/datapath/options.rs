@@ -15,6 +15,9 @@ pub struct Options {
     /// Which parts.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
     pub parts: Vec<Part>,
+    /// Rounds over the packets; the first warms up.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub rounds: Option<u16>,
     /// The larger number of services; goals are of the default.
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(10..=500_000))]
     pub services: u32,
@@ -71,6 +74,7 @@ impl Plan {
             [] => Part::value_variants().to_vec(),
             given => given.to_vec(),
         };
+        let rounds = |usual: usize| options.rounds.map_or(usual, usize::from);
         if options.quick {
             Self {
                 parts,
@@ -78,7 +82,7 @@ impl Plan {
                 pairs: 12,
                 slice_milliseconds: 60,
                 request_milliseconds: 250,
-                packet_rounds: 10,
+                packet_rounds: rounds(10),
                 packets: 8_192,
                 changes: 10,
                 flips: 500,
@@ -90,7 +94,7 @@ impl Plan {
                 pairs: 60,
                 slice_milliseconds: 100,
                 request_milliseconds: 500,
-                packet_rounds: 40,
+                packet_rounds: rounds(40),
                 packets: 16_384,
                 changes: 50,
                 flips: 5_000,
@@ -124,7 +128,7 @@ impl Plan {
     }
 
     pub(super) fn packets_seconds(&self) -> f64 {
-        self.packet_rounds as f64 * 0.4
+        self.packet_rounds as f64 * 0.6
     }
 
     pub(super) fn programming_seconds(&self) -> f64 {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use causeway_abi::{
     Address,
-    service::{SCOPE_CLUSTER, ServiceKey},
+    service::{SCOPE_CLUSTER, SCOPE_NODE, ServiceKey},
 };
 use causeway_agent::{
     bpf::{FlowCollector, MapSizes, monotonic_now},
@@ -50,6 +50,8 @@ pub struct CausewayProgrammer {
     services: Vec<Arc<v1::Service>>,
     endpoints: Vec<Arc<v1::Endpoints>>,
     view: NodeView,
+    /// As the other node sees it.
+    other_view: NodeView,
 }
 
 impl CausewayProgrammer {
@@ -64,18 +66,22 @@ impl CausewayProgrammer {
                 .context("cannot open the connection table")?,
             services: Vec::new(),
             endpoints: Vec::new(),
-            view: objects::view(),
+            view: objects::view(objects::NODE),
+            other_view: objects::view(objects::OTHER_NODE),
         })
     }
 
-    /// Brings everything that is desired into the maps, as the agent does whatever has changed.
+    /// Brings everything that is desired into the node's maps, as the agent does whatever has changed.
     fn sync(&self, site: &Site) -> Result<()> {
-        let datapath = &part(site)?.datapath;
-        let readiness = datapath.readiness();
-        let desired = desired_services(&self.services, &self.endpoints, &self.view, |pod, listed| {
+        self.sync_node(part(site)?, &self.view)
+    }
+
+    fn sync_node(&self, node: &Causeway, view: &NodeView) -> Result<()> {
+        let readiness = node.datapath.readiness();
+        let desired = desired_services(&self.services, &self.endpoints, view, |pod, listed| {
             readiness.known(pod, listed)
         });
-        let report = datapath.sync_services(&desired);
+        let report = node.datapath.sync_services(&desired);
         match report.not_applied.first() {
             None => Ok(()),
             Some(first) => bail!("{} services not applied, the first: {first}", report.not_applied.len()),
@@ -105,22 +111,39 @@ impl Programmer for CausewayProgrammer {
 
     fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()> {
         self.endpoints[changed] = Arc::new(objects::endpoints(&services[changed]));
-        self.sync(site)
+        self.sync(site)?;
+        self.program_elsewhere(site)
+    }
+
+    fn program_elsewhere(&mut self, site: &Site) -> Result<()> {
+        // Only an answer that goes out there directly has to be translated there.
+        match site.other().filter(|_| site.answers_directly()) {
+            Some(other) => self.sync_node(other, &self.other_view),
+            None => Ok(()),
+        }
     }
 
     fn flip(&mut self, site: &Site, backend: Ipv4Addr, ready: bool) -> Result<bool> {
+        // Of pods on other nodes, probes here know nothing.
+        if site.is_remote() {
+            return Ok(false);
+        }
         part(site)?.datapath.readiness().set_ready(backend.into(), ready);
         Ok(true)
     }
 
-    fn passed(&mut self, _: &Site, service: &Service, transport: Transport) -> Result<Passed> {
+    fn passed(&mut self, site: &Site, service: &Service, transport: Transport) -> Result<Passed> {
         let port = service.ports().find(|port| port.transport == transport);
         let port = port.context("a service without such a port")?;
         let key = ServiceKey {
-            address: Address::from_ip(port.vip.into()),
+            address: Address::from_ip(port.external.unwrap_or(port.vip).into()),
             port_be: port.port.to_be(),
             protocol: protocol(&port).0,
-            scope: SCOPE_CLUSTER,
+            scope: if port.external.is_some() {
+                SCOPE_NODE
+            } else {
+                SCOPE_CLUSTER
+            },
         };
         let entry = self
             .maps
@@ -131,6 +154,7 @@ impl Programmer for CausewayProgrammer {
         Ok(Passed {
             connections: counters.connections,
             packets: counters.packets,
+            early: site.sent_by_xdp()?,
         })
     }
 

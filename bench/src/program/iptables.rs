@@ -101,7 +101,7 @@ impl Programmer for IptablesProgrammer {
         let listing = command::run(&site.node, None, &words, "")?;
         Ok(Passed {
             connections: iptables::matched_packets(&listing),
-            packets: 0,
+            ..Passed::default()
         })
     }
 

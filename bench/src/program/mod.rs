@@ -3,7 +3,9 @@
 mod causeway;
 mod command;
 mod conntrack;
+mod genetlink;
 mod iptables;
+pub mod ipvs;
 mod memory;
 mod nftables;
 mod objects;
@@ -19,6 +21,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 pub use causeway::{CausewayProgrammer, sizes};
 pub use command::{GaveUp, is_installed, search_path};
 pub use iptables::{IptablesProgrammer, Variant};
+pub use ipvs::IpvsProgrammer;
 pub use nftables::NftablesProgrammer;
 
 use crate::{
@@ -42,6 +45,8 @@ pub struct Passed {
     pub connections: u64,
     /// Packets that were translated one by one, where that is counted.
     pub packets: u64,
+    /// Frames that XDP sent on, of whatever service.
+    pub early: u64,
 }
 
 /// A way of balancing on a node.
@@ -51,6 +56,11 @@ pub trait Programmer {
 
     /// Brings all services into the kernel, which has none.
     fn program(&mut self, site: &Site, services: &[Service]) -> Result<()>;
+
+    /// Brings all services into the kernel of the node the backends are on, if that is another and needs to know of them.
+    fn program_elsewhere(&mut self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
 
     /// Brings a change of one service into the kernel. `services` is the new state.
     fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()>;

@@ -55,7 +55,7 @@ impl Programmer for NftablesProgrammer {
         *sum += more;
         Ok(Passed {
             connections: *sum,
-            packets: 0,
+            ..Passed::default()
         })
     }
 

@@ -12,12 +12,12 @@ use crate::{
 };
 
 /// The node that is measured.
-const NODE: &str = "node";
+pub(super) const NODE: &str = "node";
 /// Where pods are that are not on it.
-const OTHER_NODE: &str = "other";
+pub(super) const OTHER_NODE: &str = "other";
 
-/// What the node knows of the cluster's nodes.
-pub(super) fn view() -> NodeView {
+/// What a node knows of the cluster's nodes.
+pub(super) fn view(own: &str) -> NodeView {
     let node = |name: &str, address: String| Node {
         metadata: Some(ObjectMeta {
             name: name.to_owned(),
@@ -36,9 +36,10 @@ pub(super) fn view() -> NodeView {
         node(NODE, NODE_ADDRESS.to_string()),
         node(OTHER_NODE, OTHER_NODE_ADDRESS.to_string()),
     ];
+    let address = if own == NODE { NODE_ADDRESS } else { OTHER_NODE_ADDRESS };
     NodeView {
-        topology: Topology::new(NODE, &nodes),
-        addresses: vec![NODE_ADDRESS.into()],
+        topology: Topology::new(own, &nodes),
+        addresses: vec![address.into()],
     }
 }
 
@@ -65,6 +66,7 @@ pub(super) fn service(service: &Service) -> ServiceObject {
             cluster_ip: address.clone(),
             cluster_ips: vec![address],
             ports: service.ports().map(port).collect(),
+            external_ips: service.external().iter().map(ToString::to_string).collect(),
             ..ServiceSpec::default()
         }),
         status: None,
@@ -73,7 +75,8 @@ pub(super) fn service(service: &Service) -> ServiceObject {
 
 /// Where it is served.
 pub(super) fn endpoints(service: &Service) -> Endpoints {
-    let node = if service.measured { NODE } else { OTHER_NODE };
+    let is_here = service.measured && !service.is_external;
+    let node = if is_here { NODE } else { OTHER_NODE };
     let address = |ip: &std::net::Ipv4Addr| EndpointAddress {
         ip: ip.to_string(),
         node_name: node.to_owned(),

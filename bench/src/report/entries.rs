@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    mode::{Measure, Mode, Position},
+    mode::{Backends, Measure, Mode, Position},
     run::{Key, Results},
     stats::{deviation, median, paired_ratio},
 };
@@ -11,6 +11,8 @@ use crate::{
 /// A value, as in the JSON list.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Entry {
+    /// Where the backends were.
+    pub backends: Backends,
     /// Which way.
     pub mode: Mode,
     /// How many services there were.
@@ -59,6 +61,7 @@ fn entry(results: &Results, key: Key, samples: &[(usize, f64)]) -> Option<Entry>
         paired_ratio(samples, reference)
     };
     Some(Entry {
+        backends: results.plan.backends,
         mode: key.mode,
         services: key.services,
         position: key.position,

@@ -49,6 +49,7 @@ pub(super) fn last_position(entries: &[Entry], services: usize) -> Option<Positi
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::mode::Backends;
 
     /// An entry with no ratios.
     pub(in super::super) fn entry(
@@ -59,6 +60,7 @@ pub(super) mod tests {
         value: f64,
     ) -> Entry {
         Entry {
+            backends: Backends::Local,
             mode,
             services,
             position,

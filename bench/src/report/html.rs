@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::{
-    Entry,
+    Entry, Run,
     grid::{Grid, grids},
     json::json,
     table::{number, thousands},
@@ -19,7 +19,7 @@ const STYLE: &str = "
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #f4f6f8; margin: 0; }
 main { max-width: 72rem; margin: 0 auto; padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.35rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
 p.machine { color: #53616e; margin: 0 0 1rem; }
 .warning { background: #fff3cd; border-left: 4px solid #d39e00; padding: .6rem 1rem; }
 .refused { background: #fbe3e4; border-left: 4px solid #b02a37; padding: .6rem 1rem; margin: .5rem 0; }
@@ -34,8 +34,8 @@ td small { color: #6b7884; display: block; line-height: 1.2; } td.better small {
 details { margin-top: 1rem; } summary { cursor: pointer; }
 ";
 
-/// The page; `plots` are SVG documents.
-pub fn html(results: &Results, entries: &[Entry], plots: &[String]) -> Result<String> {
+/// The page; `plots` are SVG documents, those of each run together.
+pub fn html(runs: &[Run], plots: &[Vec<String>]) -> Result<String> {
     let mut text = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     text.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     text.push_str("<title>Causeway: balancing of virtual addresses</title>\n");
@@ -44,16 +44,35 @@ pub fn html(results: &Results, entries: &[Entry], plots: &[String]) -> Result<St
         format_args!("<style>{STYLE}</style>\n</head>\n<body>\n<main>"),
     );
     add(&mut text, format_args!("<h1>Balancing of virtual addresses</h1>"));
+    if let Some((results, _)) = runs.first() {
+        let machine = escape(&results.machine.text());
+        add(&mut text, format_args!("<p class=\"machine\">{machine}</p>"));
+    }
+    for ((results, entries), plots) in runs.iter().zip(plots) {
+        run(&mut text, results, entries, plots);
+    }
+    // "</" would end the element.
+    let data = json(runs)?.replace("</", "<\\/");
     add(
         &mut text,
-        format_args!("<p class=\"machine\">{}</p>", escape(&results.machine.text())),
+        format_args!("<script type=\"application/json\" id=\"entries\">\n{data}</script>"),
+    );
+    text.push_str("</main>\n</body>\n</html>\n");
+    Ok(text)
+}
+
+fn run(text: &mut String, results: &Results, entries: &[Entry], plots: &[String]) {
+    let place = results.plan.backends;
+    add(
+        text,
+        format_args!("<h2>Backends {}: {}</h2>", place.name(), place.title()),
     );
     if let Some(warning) = results.warning() {
-        add(&mut text, format_args!("<p class=\"warning\">{}</p>", escape(&warning)));
+        add(text, format_args!("<p class=\"warning\">{}</p>", escape(&warning)));
     }
     for refusal in &results.refusals {
         add(
-            &mut text,
+            text,
             format_args!(
                 "<p class=\"refused\"><b>Refused:</b> {} with {} services, {}: {}</p>",
                 refusal.mode.name(),
@@ -67,28 +86,20 @@ pub fn html(results: &Results, entries: &[Entry], plots: &[String]) -> Result<St
     for plot in plots {
         // An XML declaration may stand only at the head of a document.
         let svg = plot.find("<svg").map_or("", |start| &plot[start..]);
-        add(&mut text, format_args!("<figure>{svg}</figure>"));
+        add(text, format_args!("<figure>{svg}</figure>"));
     }
     text.push_str("</div>\n");
     for grid in grids(entries) {
-        table(&mut text, &grid);
+        table(text, &grid);
     }
-    explanation(&mut text, results);
-    // "</" would end the element.
-    let data = json(entries)?.replace("</", "<\\/");
-    add(
-        &mut text,
-        format_args!("<script type=\"application/json\" id=\"entries\">\n{data}</script>"),
-    );
-    text.push_str("</main>\n</body>\n</html>\n");
-    Ok(text)
+    explanation(text, results);
 }
 
 fn table(text: &mut String, grid: &Grid<'_>) {
     let plural = if grid.services == 1 { "" } else { "s" };
     add(
         text,
-        format_args!("<h2>{} service{plural}</h2>", thousands(grid.services)),
+        format_args!("<h3>{} service{plural}</h3>", thousands(grid.services)),
     );
     text.push_str("<div class=\"scroll\"><table>\n<thead><tr><th></th>");
     for mode in &grid.modes {
@@ -136,10 +147,10 @@ fn cell(text: &mut String, entry: &Entry) {
 
 fn explanation(text: &mut String, results: &Results) {
     text.push_str(
-        "<h2>How to read this</h2>\n<p>Values are medians over the rounds, ± the median absolute deviation; ratios are \
+        "<h3>How to read this</h3>\n<p>Values are medians over the rounds, ± the median absolute deviation; ratios are \
          medians of each round's ratio. The measured service is the last of all. <i>direct</i> is the pod's own address \
-         over the same pod network: <code>direct</code> for causeway-*, <code>direct-routed</code> for iptables and \
-         nftables. A ratio to iptables is green where it is for the better.</p>\n<ul>\n",
+         over the same pod network: <code>direct</code> for causeway-*, <code>direct-routed</code> for all \
+         others. A ratio to iptables is green where it is for the better.</p>\n<ul>\n",
     );
     for (mode, proof) in &results.proofs {
         add(

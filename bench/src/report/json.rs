@@ -2,10 +2,15 @@
 
 use anyhow::{Context as _, Result};
 
-use super::Entry;
+use super::{Entry, Run};
 
 /// The list of all entries.
-pub fn json(entries: &[Entry]) -> Result<String> {
+pub fn json(runs: &[Run]) -> Result<String> {
+    let entries: Vec<&Entry> = runs.iter().flat_map(|(_, entries)| entries).collect();
+    list(&entries)
+}
+
+fn list(entries: &[&Entry]) -> Result<String> {
     let mut text = serde_json::to_string_pretty(entries).context("cannot write the results")?;
     text.push('\n');
     Ok(text)
@@ -14,11 +19,12 @@ pub fn json(entries: &[Entry]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mode::{Measure, Mode, Position};
+    use crate::mode::{Backends, Measure, Mode, Position};
 
     #[test]
     fn an_entry_has_the_documented_fields() {
         let entry = Entry {
+            backends: Backends::Local,
             mode: Mode::CausewaySocket,
             services: 1_000,
             position: Some(Position::Last),
@@ -29,8 +35,9 @@ mod tests {
             ratio_to_iptables: None,
             spread: Some(0.5),
         };
-        let value: serde_json::Value = serde_json::from_str(&json(&[entry]).unwrap()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&list(&[&entry]).unwrap()).unwrap();
         let expected = serde_json::json!([{
+            "backends": "local",
             "mode": "causeway-socket",
             "services": 1_000,
             "position": "last",

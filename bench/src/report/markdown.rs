@@ -5,17 +5,38 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Entry,
+    Entry, Run,
     grid::{Grid, grids},
     table::{number, thousands},
 };
 use crate::run::{Refusal, Results};
 
-/// A table for each number of services.
-pub fn markdown(results: &Results, entries: &[Entry]) -> String {
-    let mut text = format!("{}.\n", results.machine.text());
+/// A table for each place of the backends and each number of services.
+pub fn markdown(runs: &[Run]) -> String {
+    let mut text = String::new();
+    if let Some((results, _)) = runs.first() {
+        line(&mut text, format_args!("{}.", results.machine.text()));
+    }
+    for (results, entries) in runs {
+        line(
+            &mut text,
+            format_args!("\n**{}**", capitalised(results.plan.backends.title())),
+        );
+        run(&mut text, results, entries);
+    }
+    text
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        format!("{}{}", first.to_uppercase(), letters.as_str())
+    })
+}
+
+fn run(text: &mut String, results: &Results, entries: &[Entry]) {
     if let Some(warning) = results.warning() {
-        line(&mut text, format_args!("\n**Warning:** {warning}."));
+        line(text, format_args!("\n**Warning:** {warning}."));
     }
     for refusal in &results.refusals {
         let Refusal {
@@ -23,22 +44,25 @@ pub fn markdown(results: &Results, entries: &[Entry]) -> String {
         } = refusal;
         let mode = refusal.mode.name();
         line(
-            &mut text,
+            text,
             format_args!("\n**Refused:** {mode} with {services} services, {task}: {reason}."),
         );
     }
     for note in &results.notes {
-        line(&mut text, format_args!("\nNote: {note}."));
+        line(text, format_args!("\nNote: {note}."));
+    }
+    for (mode, why) in &results.plan.unavailable {
+        line(text, format_args!("\nLeft out: {}: {why}.", mode.name()));
     }
     for grid in grids(entries) {
         let plural = if grid.services == 1 { "" } else { "s" };
+        let place = results.plan.backends.name();
         line(
-            &mut text,
-            format_args!("\n### {} service{plural}\n", thousands(grid.services)),
+            text,
+            format_args!("\n### {} service{plural}, backends {place}\n", thousands(grid.services)),
         );
-        write_grid(&mut text, &grid);
+        write_grid(text, &grid);
     }
-    text
 }
 
 /// Puts the results of a benchmark between its marks in a document, `<!-- results of NAME -->` and `<!-- end of results of NAME -->`,

@@ -20,18 +20,27 @@ pub(crate) use table::{number, thousands};
 
 use crate::run::Results;
 
-/// Writes everything into a directory: `vip.json`, `vip.txt` (the table on the terminal), `vip.md`, `vip.html`, and plots.
-pub fn write(directory: &Path, results: &Results, entries: &[Entry], text: &str) -> Result<()> {
+/// What came of one plan, and what is shown of it.
+pub type Run = (Results, Vec<Entry>);
+
+/// Writes everything into a directory: `vip.json`, `vip.txt` (the tables on the terminal), `vip.md`, `vip.html`, and plots.
+pub fn write(directory: &Path, runs: &[Run]) -> Result<()> {
     let file = |name: &str, content: &str| {
         let path = directory.join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
     };
-    file("vip.json", &json(entries)?)?;
-    file("vip.txt", text)?;
-    file("vip.md", &markdown(results, entries))?;
-    let plots = plot::write(directory, results, entries).unwrap_or_else(|error| {
-        eprintln!("no plots: {error:#}");
-        Vec::new()
-    });
-    file("vip.html", &html::html(results, entries, &plots)?)
+    file("vip.json", &json(runs)?)?;
+    let tables: Vec<String> = runs.iter().map(|(results, entries)| table(results, entries)).collect();
+    file("vip.txt", &tables.join("\n"))?;
+    file("vip.md", &markdown(runs))?;
+    let plots: Vec<Vec<String>> = runs
+        .iter()
+        .map(|(results, entries)| {
+            plot::write(directory, results, entries).unwrap_or_else(|error| {
+                eprintln!("no plots: {error:#}");
+                Vec::new()
+            })
+        })
+        .collect();
+    file("vip.html", &html::html(runs, &plots)?)
 }

@@ -10,7 +10,7 @@ use crate::{
 
 /// The whole report for a terminal.
 pub fn table(results: &Results, entries: &[Entry]) -> String {
-    let mut text = format!("{}\n", results.machine.text());
+    let mut text = format!("{}\n{}\n", results.machine.text(), results.plan.backends.title());
     if let Some(warning) = results.warning() {
         put(&mut text, format_args!("WARNING: {warning}\n"));
     }
@@ -58,14 +58,14 @@ fn line(title: &str, entry: &Entry) -> String {
 }
 
 fn row([title, mode, at, value, spread, direct, iptables]: [&str; 7]) -> String {
-    let line = format!("  {title:<28}{mode:<17}{at:<8}{value:>11}{spread:>9}{direct:>11}{iptables:>13}");
+    let line = format!("  {title:<28}{mode:<21}{at:<8}{value:>11}{spread:>9}{direct:>11}{iptables:>13}");
     format!("{}\n", line.trim_end())
 }
 
 fn footer(results: &Results) -> String {
     let mut text = String::from(
         "\nvalue: median of the rounds; ±: median absolute deviation; ratios: medians of the rounds' ratios.\n\
-         to direct: causeway-* against direct, iptables and nftables against direct-routed.\n",
+         to direct: causeway-* against direct, all others against direct-routed.\n",
     );
     for (mode, proof) in &results.proofs {
         put(
@@ -75,9 +75,12 @@ fn footer(results: &Results) -> String {
                 mode.name(),
                 proof.opened,
                 proof.passed.connections,
-                match proof.passed.packets {
-                    0 => String::new(),
-                    packets => format!(", {packets} packets translated one by one"),
+                match (proof.passed.packets, proof.passed.early) {
+                    (0, _) => String::new(),
+                    (packets, 0) => format!(", {packets} packets translated one by one"),
+                    (packets, early) => {
+                        format!(", {packets} packets translated one by one, {early} frames sent on by XDP")
+                    }
                 }
             ),
         );
@@ -135,6 +138,7 @@ pub(crate) fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mode::Backends;
 
     #[test]
     fn numbers_read_well() {
@@ -145,6 +149,7 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let entry = Entry {
+            backends: Backends::Local,
             mode: Mode::CausewayTc,
             services: 1_000,
             position: Some(Position::Middle),

@@ -124,9 +124,24 @@ fn portal(rules: &mut String, port: &ServicePort<'_>) {
         rules,
         format_args!(
             "-A KUBE-SERVICES -m comment --comment \"{name} cluster IP\" {} -j {chain}",
-            destination(port)
+            destination(port, port.vip)
         ),
     );
+    if let Some(external) = port.external {
+        line(
+            rules,
+            format_args!(
+                "-A KUBE-SERVICES -m comment --comment \"{name} external IP\" {} -j {}",
+                destination(port, external),
+                external_chain(port)
+            ),
+        );
+    }
+}
+
+/// The chain of what comes for a service port from outside.
+fn external_chain(port: &ServicePort<'_>) -> String {
+    service_chain(port).replace("KUBE-SVC-", "KUBE-EXT-")
 }
 
 /// Chains and rules of one service port.
@@ -144,9 +159,16 @@ fn balancing(chains: &mut String, rules: &mut String, port: &ServicePort<'_>, co
         rules,
         format_args!(
             "-A {chain} -m comment --comment \"{name} cluster IP\" {} ! -s {CLUSTER_CIDR} -j KUBE-MARK-MASQ",
-            destination(port)
+            destination(port, port.vip)
         ),
     );
+    if port.external.is_some() {
+        let external = external_chain(port);
+        line(chains, format_args!(":{external} - [0:0]"));
+        let text = comment(format!("\"masquerade traffic for {name} external destinations\""));
+        line(rules, format_args!("-A {external} {text}-j KUBE-MARK-MASQ"));
+        line(rules, format_args!("-A {external} -j {chain}"));
+    }
     for (index, endpoint) in port.endpoints.iter().enumerate() {
         let left = port.endpoints.len() - index;
         let chance = if left > 1 {
@@ -176,9 +198,9 @@ fn balancing(chains: &mut String, rules: &mut String, port: &ServicePort<'_>, co
     }
 }
 
-fn destination(port: &ServicePort<'_>) -> String {
+fn destination(port: &ServicePort<'_>, address: Ipv4Addr) -> String {
     let protocol = port.transport.name();
-    format!("-m {protocol} -p {protocol} -d {} --dport {}", port.vip, port.port)
+    format!("-m {protocol} -p {protocol} -d {address} --dport {}", port.port)
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -205,7 +227,12 @@ mod tests {
     use crate::service::services;
 
     fn two() -> Vec<Service> {
-        services(2, &[1], &[Ipv4Addr::new(10, 244, 1, 10), Ipv4Addr::new(10, 244, 1, 11)])
+        services(
+            2,
+            &[1],
+            &[Ipv4Addr::new(10, 244, 1, 10), Ipv4Addr::new(10, 244, 1, 11)],
+            false,
+        )
     }
 
     #[test]
@@ -263,9 +290,27 @@ mod tests {
 
     #[test]
     fn large_clusters_lose_the_comments_of_endpoints_only() {
-        let text = full(&services(501, &[], &[]));
+        let text = full(&services(501, &[], &[], false));
         assert!(!text.contains(" -> "));
         assert_eq!(text.matches("cluster IP").count(), 2 * 501);
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_marked_for_masquerade() {
+        let services = services(1, &[0], &[Ipv4Addr::new(10, 244, 2, 10)], true);
+        let text = full(&services);
+        let port = services[0].ports().next().unwrap();
+        let (external, service) = (external_chain(&port), service_chain(&port));
+        for expected in [
+            format!("external IP\" -m tcp -p tcp -d 198.18.0.1 --dport 80 -j {external}\n"),
+            format!(
+                "-A {external} -m comment --comment \"masquerade traffic for {} external destinations\" -j KUBE-MARK-MASQ\n",
+                port.name()
+            ),
+            format!("-A {external} -j {service}\n"),
+        ] {
+            assert!(text.contains(&expected), "{expected} in {text}");
+        }
     }
 
     #[test]

@@ -4,5 +4,6 @@
 //! names, order of rules and matches, and what a change of one endpoint rewrites are the same; the code is not.
 
 pub mod iptables;
+pub mod ipvs;
 mod names;
 pub mod nftables;

@@ -68,6 +68,11 @@ pub fn service_chain(port: &ServicePort<'_>) -> String {
     format!("service-{}-{name}", hash(&name, 8))
 }
 
+/// The chain of what comes for a service port from outside.
+fn external_chain(port: &ServicePort<'_>) -> String {
+    service_chain(port).replacen("service-", "external-", 1)
+}
+
 fn endpoint_chain(port: &ServicePort<'_>, endpoint: Ipv4Addr) -> String {
     let name = format!("{}__{endpoint}/{}", base_name(port), port.target_port);
     format!("endpoint-{}-{name}", hash(&name, 8))
@@ -112,6 +117,15 @@ pub fn full(services: &[Service]) -> String {
                     service_chain(&port)
                 ),
             );
+            if let Some(external) = port.external {
+                line(
+                    &mut text,
+                    format_args!(
+                        "add element {TABLE} service-ips {{ {external} . {protocol} . {number} : goto {} }}",
+                        external_chain(&port)
+                    ),
+                );
+            }
         }
     }
     text
@@ -137,6 +151,16 @@ fn chains(text: &mut String, port: &ServicePort<'_>) {
     for chain in names.iter().chain([&service]) {
         line(text, format_args!("add chain {TABLE} {chain}"));
         line(text, format_args!("flush chain {TABLE} {chain}"));
+    }
+    if port.external.is_some() {
+        let external = external_chain(port);
+        line(text, format_args!("add chain {TABLE} {external}"));
+        line(text, format_args!("flush chain {TABLE} {external}"));
+        line(
+            text,
+            format_args!("add rule {TABLE} {external} jump mark-for-masquerade"),
+        );
+        line(text, format_args!("add rule {TABLE} {external} goto {service}"));
     }
     let vip = port.vip;
     if port.measured {
@@ -199,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_service_is_an_element_that_leads_to_a_choice() {
-        let services = services(1, &[], &backends());
+        let services = services(1, &[], &backends(), false);
         let text = full(&services);
         let port = services[0].ports().next().unwrap();
         let [one, two] = [0, 1].map(|index| endpoint_chain(&port, port.endpoints[index]));
@@ -222,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_change_touches_one_service_only() {
-        let services = services(3, &[1], &backends());
+        let services = services(3, &[1], &backends(), false);
         let text = change(&services[1]);
         assert!(text.contains("svc-000001/tcp") && text.contains("svc-000001/udp"));
         assert!(!text.contains("svc-000000") && !text.contains("service-ips"));

@@ -58,6 +58,8 @@ impl Cell {
             let more = rig.passed_since(service, transport)?;
             passed.connections += more.connections;
             passed.packets += more.packets;
+            // Of all services together.
+            passed.early = passed.early.max(more.early);
         }
         Ok(Performed {
             outcome,

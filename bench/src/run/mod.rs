@@ -86,7 +86,9 @@ fn guess_building(plan: &Plan, services: usize, kind: SiteKind) -> f64 {
     let times = if services > FEW { 1 } else { plan.programmings };
     let thousands = services as f64 / 1e3;
     let programming = match kind {
-        SiteKind::Causeway | SiteKind::Plain => thousands / 50.0,
+        SiteKind::Causeway | SiteKind::CausewayXdp | SiteKind::CausewayXdpDirect => thousands / 50.0,
+        SiteKind::Plain => 0.0,
+        SiteKind::Ipvs => thousands / 5.0,
         SiteKind::Iptables => thousands / 6.0,
         SiteKind::IptablesNft => thousands,
         // The kernel looks at all anonymous maps to name the next.
@@ -201,7 +203,7 @@ fn build(plan: &Plan, services: usize, kind: SiteKind, results: &mut Results) ->
     let mut time = 0;
     loop {
         interrupt::check()?;
-        let mut rig = Rig::build(kind, services, &plan.positions_among(services))?;
+        let mut rig = Rig::build(kind, plan.backends, services, &plan.positions_among(services))?;
         let cost = timed(|| rig.program())?;
         if let Some(mode) = representative(plan, kind) {
             let key = |measure| Key::of_mode(mode, services, measure);
@@ -223,9 +225,11 @@ fn build(plan: &Plan, services: usize, kind: SiteKind, results: &mut Results) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mode::Backends;
 
     fn plan() -> Plan {
         Plan {
+            backends: Backends::Local,
             modes: vec![Mode::Direct, Mode::CausewaySocket, Mode::CausewayTc, Mode::Iptables],
             unavailable: Vec::new(),
             services: vec![1, 100],

@@ -141,6 +141,7 @@ impl Results {
         proof.opened += opened;
         proof.passed.connections += passed.connections;
         proof.passed.packets += passed.packets;
+        proof.passed.early += passed.early;
     }
 
     /// Share of the processors' work that was not the benchmark's.

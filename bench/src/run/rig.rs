@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result};
 
 use super::BACKENDS;
 use crate::{
-    mode::{Mode, Position, SiteKind},
+    mode::{Backends, Mode, Position, SiteKind},
     program::{
-        CausewayProgrammer, IptablesProgrammer, NftablesProgrammer, NoProgrammer, Passed, Programmer, Variant, sizes,
+        CausewayProgrammer, IptablesProgrammer, IpvsProgrammer, NftablesProgrammer, NoProgrammer, Passed, Programmer,
+        Variant, sizes,
     },
     service::{POD_TCP, POD_UDP, Service, Transport, VIP_TCP, VIP_UDP, services},
-    site::Site,
+    site::{Settings, Site},
     worker::{Target, Task, Worker, client, server},
 };
 
@@ -30,20 +31,30 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// A node without services and processes.
-    pub(crate) fn build(kind: SiteKind, count: usize, positions: &[Position]) -> Result<Self> {
-        let site = match kind {
-            SiteKind::Causeway => Site::with_causeway(&format!("node-{count}"), BACKENDS, sizes(count))?,
-            _ => Site::plain(BACKENDS)?,
+    pub(crate) fn build(kind: SiteKind, backends: Backends, count: usize, positions: &[Position]) -> Result<Self> {
+        let settings = kind.has_causeway().then(|| Settings {
+            sizes: sizes(count),
+            xdp: kind != SiteKind::Causeway,
+            direct_return: kind == SiteKind::CausewayXdpDirect,
+        });
+        let name = format!("{kind:?}-{count}").to_lowercase();
+        let site = match (backends, &settings) {
+            (Backends::Remote, settings) => Site::remote(&name, BACKENDS, settings.as_ref())?,
+            (Backends::Local, Some(settings)) => Site::with_causeway(&name, BACKENDS, settings)?,
+            (Backends::Local, None) => Site::plain(BACKENDS)?,
         };
         let mut programmer: Box<dyn Programmer> = match kind {
-            SiteKind::Causeway => Box::new(CausewayProgrammer::new(&site)?),
+            SiteKind::Causeway | SiteKind::CausewayXdp | SiteKind::CausewayXdpDirect => {
+                Box::new(CausewayProgrammer::new(&site)?)
+            }
+            SiteKind::Ipvs => Box::new(IpvsProgrammer::new(&site)?),
             SiteKind::Plain => Box::new(NoProgrammer),
             SiteKind::Iptables => Box::new(IptablesProgrammer::new(&site, Variant::quickest())?),
             SiteKind::IptablesNft => Box::new(IptablesProgrammer::new(&site, Variant::nft())?),
             SiteKind::Nftables => Box::new(NftablesProgrammer::new(&site)?),
         };
         let measured: Vec<usize> = positions.iter().map(|position| position.index(count)).collect();
-        let services = services(count, &measured, &site.backend_addresses());
+        let services = services(count, &measured, &site.backend_addresses(), site.is_remote());
         programmer.prepare(&services);
         Ok(Self {
             hooked: None,
@@ -58,7 +69,9 @@ impl Rig {
 
     /// Starts client and servers.
     pub(crate) fn start_workers(&mut self) -> Result<()> {
-        let cgroup = self.site.causeway.as_ref().map(|causeway| &causeway.cgroup);
+        self.programmer.program_elsewhere(&self.site)?;
+        let causeway = self.site.causeway.as_ref().filter(|_| !self.site.is_remote());
+        let cgroup = causeway.map(|causeway| &causeway.cgroup);
         for (number, pod) in (1..).zip(&self.site.backends) {
             self.servers.push(server(pod, cgroup, number)?);
         }
@@ -100,7 +113,7 @@ impl Rig {
     /// The client of a mode.
     pub(crate) fn client(&mut self, mode: Mode) -> Result<&mut Worker> {
         let client = match mode {
-            Mode::Direct | Mode::CausewaySocket => &mut self.hooked,
+            Mode::Direct | Mode::CausewaySocket if self.hooked.is_some() => &mut self.hooked,
             _ => &mut self.unhooked,
         };
         client.as_mut().context("the client was not started")
@@ -125,7 +138,7 @@ impl Rig {
         let numbered = || (1_u8..).zip(&self.site.backends);
         match service {
             Some(index) => vec![Target {
-                address: SocketAddrV4::new(self.services[index].vip(), vip_port),
+                address: SocketAddrV4::new(self.services[index].called(), vip_port),
                 servers: numbered().map(|(number, _)| number).collect(),
             }],
             None => numbered()
@@ -147,6 +160,7 @@ impl Rig {
         Ok(Passed {
             connections: now.connections.saturating_sub(before.connections),
             packets: now.packets.saturating_sub(before.packets),
+            early: now.early.saturating_sub(before.early),
         })
     }
 

@@ -15,6 +15,10 @@ const MAP_UPDATE_ELEM: u32 = 2;
 const PROG_LOAD: u32 = 5;
 const PROG_TEST_RUN: u32 = 10;
 const PROG_GET_FD_BY_ID: u32 = 13;
+const LINK_CREATE: u32 = 28;
+const ATTACH_XDP: u32 = 37;
+/// `XDP_FLAGS_DRV_MODE` (`include/uapi/linux/if_link.h`).
+const XDP_DRIVER_MODE: u32 = 1 << 2;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const MMAPABLE: u32 = 1 << 10;
@@ -52,6 +56,12 @@ pub(super) struct Likeness {
 }
 
 impl Likeness {
+    /// Of an XDP program.
+    pub(super) const XDP: Self = Self {
+        attach_type: ATTACH_XDP,
+        flags: 0,
+    };
+
     /// All that occur among programs of a kind.
     pub(super) fn of(kind: Kind) -> &'static [Self] {
         const fn likeness(attach_type: u32, flags: u32) -> Likeness {
@@ -191,6 +201,17 @@ pub(super) fn program(id: u32) -> Result<OwnedFd> {
     let mut attribute = Attribute::new().word(0, id);
     // SAFETY: no pointers.
     unsafe { attribute.call_for_fd(PROG_GET_FD_BY_ID) }.with_context(|| format!("cannot open the program {id}"))
+}
+
+/// Attaches a program to an interface of this thread's network namespace, for as long as the descriptor is open.
+pub(super) fn attach_xdp(program: &OwnedFd, ifindex: u32) -> io::Result<OwnedFd> {
+    let mut attribute = Attribute::new()
+        .word(0, raw(program))
+        .word(4, ifindex)
+        .word(8, ATTACH_XDP)
+        .word(12, XDP_DRIVER_MODE);
+    // SAFETY: no pointers.
+    unsafe { attribute.call_for_fd(LINK_CREATE) }
 }
 
 /// What a run answered.

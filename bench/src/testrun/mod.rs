@@ -10,6 +10,17 @@ mod feeder;
 mod frame;
 mod program;
 
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result};
+
 pub use bpf::Kind;
+use bpf::Likeness;
 pub use feeder::{Feeder, Ran};
 pub use frame::{FRAME_BYTES, Frame, TCP_ACK, TCP_SYN};
+
+/// Runs XDP on an interface of this thread's network namespace, which lets everything pass, for as long as the descriptor is open.
+pub fn let_pass(ifindex: u32) -> Result<OwnedFd> {
+    let program = bpf::load(Kind::Xdp, Likeness::XDP, &program::pass())?;
+    bpf::attach_xdp(&program, ifindex).with_context(|| format!("cannot run XDP on interface {ifindex}"))
+}

@@ -110,6 +110,23 @@ pub(super) fn nothing() -> Vec<Instruction> {
     vec![instruction(MOVE, 0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)]
 }
 
+/// XDP: makes the packet longer at its head, as by the headers of a tunnel.
+pub(super) fn grow() -> Vec<Instruction> {
+    const TUNNEL_BYTES: i32 = 50;
+    let mut text = Text::default();
+    text.put(MOVE, 2, 0, 0, -TUNNEL_BYTES);
+    text.put(CALL, 0, 0, 0, XDP_ADJUST_HEAD);
+    text.put(MOVE, 0, 0, 0, 0);
+    text.put(EXIT, 0, 0, 0, 0);
+    text.instructions
+}
+
+/// XDP: lets everything pass.
+pub(super) fn pass() -> Vec<Instruction> {
+    const XDP_PASS: i32 = 2;
+    vec![instruction(MOVE, 0, 0, 0, XDP_PASS), instruction(EXIT, 0, 0, 0, 0)]
+}
+
 /// Puts the next frame into the packet, and jumps. `cursor` holds the number of the next frame and how many there are.
 pub(super) fn feeder(kind: Kind, cursor: &OwnedFd, frames: &OwnedFd, jump: &OwnedFd) -> Vec<Instruction> {
     /// Places of `data`, `data_end` and `mark` in the context.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Entry, grid::last_position, table::thousands};
 use crate::{
-    mode::{Measure, Mode},
+    mode::{Backends, Measure, Mode},
     run::Results,
 };
 
@@ -77,7 +77,14 @@ pub(super) fn charts(results: &Results, entries: &[Entry]) -> Vec<Chart> {
     let over_services = over_services
         .into_iter()
         .filter_map(|(name, title, measure, is_logarithmic)| over(entries, name, title, measure, is_logarithmic));
-    over_services.chain(distribution(results, entries)).collect()
+    let mut charts: Vec<Chart> = over_services.chain(distribution(results, entries)).collect();
+    if results.plan.backends == Backends::Remote {
+        for chart in &mut charts {
+            chart.name = chart.name.replacen("vip-", "vip-remote-", 1);
+            chart.subtitle.push_str("; backends on another node");
+        }
+    }
+    charts
 }
 
 /// A measure over the number of services, the measured one being the last.

@@ -164,6 +164,7 @@ fn color(mode: Mode) -> RGBColor {
         Mode::CausewaySocket => RGBColor(0, 114, 178),
         Mode::CausewayTc => RGBColor(86, 180, 233),
         Mode::CausewayXdp => RGBColor(0, 158, 115),
+        Mode::CausewayXdpDirect => RGBColor(120, 200, 90),
         Mode::Iptables => RGBColor(213, 94, 0),
         Mode::IptablesNft => RGBColor(140, 60, 0),
         Mode::Nftables => RGBColor(230, 159, 0),
