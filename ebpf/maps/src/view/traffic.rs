@@ -1,8 +1,9 @@
-//! `CONNTRACK`, `CONNTRACK_NEW` and `DROPS` in words.
+//! `CONNTRACK`, `CONNTRACK_NEW`, `DIRECT_FLOWS` and `DROPS` in words.
 
 use causeway_abi::{
     DropReason,
     conntrack::{DIRECTION_REPLY, Flow, FlowKey, TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET},
+    service::{SCOPE_NODE, ServiceKey},
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub struct FlowView {
     pub backend: String,
     /// Whether the backend is still the one the flow began with.
     pub backend_current: bool,
-    /// "New", "Established" or "Closing".
+    /// "New", "Established", "Closing", "Reset"; or "Direct" for one that goes to another node as it is.
     pub state: String,
     /// Seconds since the last packet.
     pub idle_seconds: u64,
@@ -55,10 +56,42 @@ pub fn flows(maps: &PinnedMaps) -> Result<Vec<FlowView>, MapsError> {
     let mut entries = maps.conntrack.entries()?;
     entries.extend(maps.conntrack_new.entries()?);
     entries.sort_by_key(|(key, _)| (key.direction, key.source, key.source_port_be));
-    Ok(entries
+    let mut views: Vec<_> = entries
         .iter()
         .map(|(key, flow)| flow_view(maps, key, flow, now_ns, &mut names))
-        .collect())
+        .collect();
+    views.extend(direct_flows(maps, now_ns, &mut names)?);
+    Ok(views)
+}
+
+/// Flows that only their backend's node translates; there is one half of them.
+fn direct_flows(maps: &PinnedMaps, now_ns: u64, names: &mut ServiceNames) -> Result<Vec<FlowView>, MapsError> {
+    let mut entries = maps.direct_flows.entries()?;
+    entries.sort_by_key(|(key, _)| (key.source, key.source_port_be));
+    let mut views = Vec::with_capacity(entries.len());
+    for (key, flow) in entries {
+        let service = maps.services.get(&ServiceKey {
+            address: key.destination,
+            port_be: key.destination_port_be,
+            protocol: key.protocol,
+            scope: SCOPE_NODE,
+        })?;
+        let backend = maps.backends.read(flow.backend).unwrap_or_default();
+        let vip = address::socket(key.destination, key.destination_port_be).to_string();
+        views.push(FlowView {
+            protocol: Protocol(key.protocol).to_string(),
+            direction: "Forward".to_owned(),
+            source: address::socket(key.source, key.source_port_be).to_string(),
+            destination: vip.clone(),
+            vip,
+            backend: address::socket(backend.address, backend.port_be).to_string(),
+            backend_current: backend.generation == flow.generation,
+            state: "Direct".to_owned(),
+            idle_seconds: now_ns.saturating_sub(flow.last_seen_ns) / 1_000_000_000,
+            service: service.map_or_else(String::new, |service| names.of(maps, service.service_id)),
+        });
+    }
+    Ok(views)
 }
 
 fn flow_view(maps: &PinnedMaps, key: &FlowKey, flow: &Flow, now_ns: u64, names: &mut ServiceNames) -> FlowView {
