@@ -128,7 +128,12 @@ unsafe extern "C" fn cw_direct(headers: *const Headers, service: *const Service,
     if conntrack::peek(&key).is_some() {
         return TRANSLATED;
     }
-    if let Some(flow) = DIRECT_FLOWS.get_ptr_mut(&key) {
+    if service.slot_count == 0 {
+        return NO_BACKEND.into();
+    }
+    // A new connection of a client that is to keep its backend renews that.
+    let renews = service.affinity_seconds != 0 && headers.opens_connection();
+    if let Some(flow) = DIRECT_FLOWS.get_ptr_mut(&key).filter(|_| !renews) {
         // SAFETY: the map returned a valid element; one that is reused meanwhile costs one packet.
         let flow = unsafe { &mut *flow };
         let now = now_ns();
