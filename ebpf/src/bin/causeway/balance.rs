@@ -71,7 +71,7 @@ unsafe extern "C" fn cw_choose_again(service: *const Service, hash: u32, client:
     }
     // SAFETY: not null, and valid as `choose_again` passes them. The key is copied, as in `cw_onwards`.
     let (service, client) = unsafe { (&*service, &ptr::read_volatile(client)) };
-    let index = affinity::remembered(client, service).unwrap_or_else(|| index(service, hash).0);
+    let (index, ..) = kept_or_found(service, hash, Some(client));
     affinity::remember(client, index);
     index
 }
@@ -96,26 +96,31 @@ unsafe extern "C" fn cw_choose_for(headers: *const Headers, service: *const Serv
         service_id: service.service_id,
         kind: AffinityKey::ADDRESS,
     };
-    let remembered = if has_affinity {
-        affinity::remembered(&client, service)
-    } else {
-        None
-    };
-    let (index, skipped) = match remembered {
-        Some(index) => (index, 0),
-        None => index(service, hash),
-    };
+    let (index, skipped, is_kept) = kept_or_found(service, hash, has_affinity.then_some(&client));
     if dry_run != 0 {
-        let choice = match (has_affinity, remembered) {
+        let choice = match (has_affinity, is_kept) {
             (false, _) => Choice::Maglev,
-            (true, None) => Choice::ClientHash,
-            (true, Some(_)) => Choice::Affinity,
+            (true, false) => Choice::ClientHash,
+            (true, true) => Choice::Affinity,
         };
         explain(service, hash, index, skipped, choice);
     } else if has_affinity {
         affinity::remember(&client, index);
     }
     index
+}
+
+/// The index of the backend that a client keeps, or else of one by a hash; how many slots were looked at in vain, and whether it is
+/// one that was kept.
+#[inline(always)]
+fn kept_or_found(service: &Service, hash: u32, client: Option<&AffinityKey>) -> (u32, u32, bool) {
+    match client.and_then(|client| affinity::remembered(client, service)) {
+        Some(index) => (index, 0, true),
+        None => {
+            let (index, skipped) = index(service, hash);
+            (index, skipped, false)
+        }
+    }
 }
 
 /// Tells who tries a packet out how its backend was chosen.

@@ -519,22 +519,24 @@ unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connectio
     if flow.is_null() {
         return 0;
     }
+    // Where flows are drafted: the stack is short.
+    let Some(half) = draft() else { return 0 };
     // SAFETY: not null, and valid as `cw_continue` passes it.
-    let mut half = unsafe { *flow };
-    let reply_key = reply_key_of(&half, protocol as u8);
+    *half = unsafe { *flow };
+    let reply_key = reply_key_of(half, protocol as u8);
     let own_state = half.tcp_state;
     half.last_seen_ns = now;
     half.tcp_state = TCP_SYN_SENT;
     match CONNTRACK_NEW.get_ptr_mut(&reply_key) {
         // SAFETY: as in `cw_continue`.
         Some(other) => half.tcp_state = unsafe { (*other).tcp_state },
-        None => return CONNTRACK_NEW.insert(&reply_key, &half, BPF_ANY.into()).is_ok().into(),
+        None => return CONNTRACK_NEW.insert(&reply_key, &*half, BPF_ANY.into()).is_ok().into(),
     }
     // What was reset needs no shelter, and openings that are reset at once must not fill the table either.
     if matches!(half.tcp_state, TCP_SYN_SENT | TCP_RESET) || opens_connection != 0 {
         return 0;
     }
-    if CONNTRACK.insert(&reply_key, &half, BPF_ANY.into()).is_err() {
+    if CONNTRACK.insert(&reply_key, &*half, BPF_ANY.into()).is_err() {
         return 0;
     }
     half.tcp_state = if is_closing(own_state) {
@@ -542,8 +544,8 @@ unsafe extern "C" fn cw_settle(flow: *const Flow, protocol: u32, opens_connectio
     } else {
         TCP_ESTABLISHED
     };
-    let forward_key = forward_key_of(&half, protocol as u8);
-    if CONNTRACK.insert(&forward_key, &half, BPF_ANY.into()).is_err() {
+    let forward_key = forward_key_of(half, protocol as u8);
+    if CONNTRACK.insert(&forward_key, &*half, BPF_ANY.into()).is_err() {
         let _ = CONNTRACK.remove(&reply_key);
         return 0;
     }

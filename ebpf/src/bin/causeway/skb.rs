@@ -1,6 +1,6 @@
 //! Socket buffers: reading, writing, redirecting. All helpers that take one are called here.
 
-use core::{mem::MaybeUninit, ptr};
+use core::{hint::black_box, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -164,10 +164,7 @@ impl Skb {
     /// Copies the frame; its length, or `None` when it does not fit.
     #[inline(always)]
     pub fn save<const N: usize>(&self, buffer: &mut [u8; N]) -> Option<u32> {
-        let length = self.length();
-        if length == 0 || length > N as u32 {
-            return None;
-        }
+        let length = bounded(self.length(), N as u32)?;
         // SAFETY: `buffer` is writable for `length` bytes.
         let result = unsafe { bpf_skb_load_bytes(self.0.cast(), 0, buffer.as_mut_ptr().cast(), length) };
         (result == 0).then_some(length)
@@ -177,14 +174,10 @@ impl Skb {
     #[inline(always)]
     pub fn restore<const N: usize>(&self, frame: &[u8; N], length: u32) -> Result<(), Refused> {
         const L3: u32 = 14;
-        if length <= L3 || length > N as u32 {
+        let Some(packet) = bounded(length.wrapping_sub(L3), N as u32 - L3) else {
             return Err(Refused);
-        }
-        self.set_length(length)?;
-        let packet = length - L3;
-        if packet == 0 || packet > N as u32 - L3 {
-            return Err(Refused);
-        }
+        };
+        self.set_length(L3 + packet)?;
         // A checksum of the whole packet that hardware computed (CHECKSUM_COMPLETE) begins behind the Ethernet header.
         // SAFETY: `frame` is readable for `length` bytes.
         unsafe {
@@ -297,6 +290,14 @@ impl Packet for Skb {
         // SAFETY: `buffer` is writable for `N` bytes.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, buffer.as_mut_ptr().cast(), N as u32) == 0 }
     }
+}
+
+/// A number of bytes between one and a limit. Verifiers before that of Linux 6.8 do not learn from a comparison with zero that
+/// a number is not zero, so it is made of one less; which the compiler must not see through.
+#[inline(always)]
+fn bounded(length: u32, limit: u32) -> Option<u32> {
+    let one_less = black_box(u64::from(length).wrapping_sub(1));
+    (one_less < u64::from(limit)).then(|| (one_less + 1) as u32)
 }
 
 #[inline(always)]
