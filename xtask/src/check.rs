@@ -20,6 +20,7 @@ struct Step {
 /// Everything, or only the tests whose names contain one of `filters`. Goes on after a failed step.
 pub fn test(progress: &Progress, filters: &[String]) -> Result<ExitCode> {
     setup::run(progress)?;
+    setup::for_tests(progress)?;
     let before = remove::traces();
     let mut steps = Vec::new();
     if filters.is_empty() {

@@ -152,6 +152,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::VmTest { kernel, suites } => vm::test(&progress, kernel, &suites),
         Task::Setup => {
             setup::run(&progress)?;
+            setup::for_tests(&progress)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Build { release } => {

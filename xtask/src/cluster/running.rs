@@ -297,10 +297,16 @@ impl Cluster {
 
     /// The demo program as a process of a node itself: in its network namespace and its cgroup.
     pub fn demo_on(&self, node: &str, args: &[&str]) -> Result<Command> {
+        let mut command = self.command_on(node, &self.binaries.demo)?;
+        command.args(args);
+        Ok(command)
+    }
+
+    /// Any program in the same way.
+    pub fn command_on(&self, node: &str, program: impl AsRef<std::ffi::OsStr>) -> Result<Command> {
         let cgroup = self.cgroup2.join(self.spec.cgroup(node)).join("host");
         fs::create_dir_all(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
-        let mut command = Command::new(&self.binaries.demo);
-        command.args(args);
+        let mut command = Command::new(program);
         process::enter(&mut command, &self.spec.netns(node), &cgroup)?;
         Ok(command)
     }

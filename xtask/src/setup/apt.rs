@@ -15,6 +15,13 @@ use crate::progress::Progress;
 /// Asked by package scripts whether a service may be started (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// Packages that bring a service: the package, a program of it, the service.
+const SERVICES: [(&str, &str, &str); 3] = [
+    ("etcd-server", "etcd", "etcd"),
+    ("nginx-light", "nginx", "nginx"),
+    ("redis-server", "redis-server", "redis-server"),
+];
+
 /// Whether this system has it.
 pub(super) fn is_there() -> bool {
     in_path("apt-get")
@@ -34,17 +41,25 @@ pub(super) fn install(progress: &Progress, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     progress.begin(&format!("installing: apt-get install {list}"));
     let quiet = NoServices::begin()?;
-    let had_etcd = in_path("etcd");
+    let services: Vec<_> = SERVICES
+        .into_iter()
+        .filter(|(package, program, _)| packages.contains(package) && !in_path(program))
+        .collect();
     let outcome = command::streamed(
         progress,
         apt_get(&["install", "--yes", "--no-install-recommends"]).args(packages),
     );
     drop(quiet);
     outcome?;
-    if packages.contains(&"etcd-server") && !had_etcd && Path::new("/run/systemd/system").exists() {
-        // Otherwise the packaged service would start with the next boot.
-        command::streamed(progress, Command::new("systemctl").args(["disable", "--quiet", "etcd"]))?;
-        progress.note("  (the etcd service of that package stays off)");
+    if Path::new("/run/systemd/system").exists() {
+        for (_, _, service) in services {
+            // Otherwise the packaged service would start with the next boot.
+            command::streamed(
+                progress,
+                Command::new("systemctl").args(["disable", "--quiet", service]),
+            )?;
+            progress.note(&format!("  (the service {service} of its package stays off)"));
+        }
     }
     progress.done(&format!("installed {list}"));
     Ok(())

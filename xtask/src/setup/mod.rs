@@ -82,17 +82,52 @@ pub fn for_benchmarks(progress: &Progress) -> Result<()> {
     apt::install(progress, &names)
 }
 
+/// Installs what only tests need: programs as people run them in pods.
+pub fn for_tests(progress: &Progress) -> Result<()> {
+    install(progress, packages::missing_for_tests)
+}
+
 /// Installs what only tests in emulated machines need.
 pub fn for_virtual_machines(progress: &Progress) -> Result<()> {
     if !apt::is_there() {
         bail!("this is not a Debian system, whose kernels are to be run");
     }
-    let missing = packages::missing_for_virtual_machines();
-    if missing.is_empty() {
+    install(progress, packages::missing_for_virtual_machines)
+}
+
+/// Fetches the lists of packages anew.
+pub fn refresh_packages(progress: &Progress) -> Result<()> {
+    root::ensure("package lists are to be fetched")?;
+    apt::update(progress)
+}
+
+/// Installs what is missing, and makes sure that it is there afterwards.
+fn install(progress: &Progress, missing: impl Fn() -> Vec<packages::Package>) -> Result<()> {
+    let wanted = missing();
+    if wanted.is_empty() {
         return Ok(());
     }
+    let list = |packages: &[packages::Package]| {
+        let named: Vec<_> = packages
+            .iter()
+            .map(|package| format!("{} ({})", package.name, package.why))
+            .collect();
+        named.join("; ")
+    };
+    if !apt::is_there() {
+        bail!(
+            "not a Debian system, so these have to be installed by hand: {}",
+            list(&wanted)
+        );
+    }
     root::ensure("packages are to be installed")?;
-    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
     apt::update(progress)?;
-    apt::install(progress, &names)
+    let names: Vec<_> = wanted.iter().map(|package| package.name).collect();
+    apt::install(progress, &names)?;
+    let still = missing();
+    if still.is_empty() {
+        Ok(())
+    } else {
+        bail!("installed, but without the files that were expected: {}", list(&still))
+    }
 }

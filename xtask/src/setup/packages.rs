@@ -81,6 +81,45 @@ const FOR_BENCHMARKS: [Package; 3] = [
     },
 ];
 
+/// What only tests need.
+const FOR_TESTS: [Package; 6] = [
+    Package {
+        name: "iperf3",
+        why: "sends much through the data path in tests",
+        proof: "iperf3",
+    },
+    Package {
+        name: "iputils-tracepath",
+        why: "looks for what fits through it in tests",
+        proof: "tracepath",
+    },
+    Package {
+        name: "nginx-light",
+        why: "serves in tests",
+        proof: "nginx",
+    },
+    Package {
+        name: "redis-server",
+        why: "serves in tests",
+        proof: "redis-server",
+    },
+    Package {
+        name: "dnsmasq-base",
+        why: "answers for names in tests",
+        proof: "dnsmasq",
+    },
+    Package {
+        name: "wrk",
+        why: "loads the data path in tests",
+        proof: "wrk",
+    },
+];
+
+/// What tests need and is not there.
+pub(super) fn missing_for_tests() -> Vec<Package> {
+    not_there(&FOR_TESTS)
+}
+
 /// What only tests in emulated machines need.
 const FOR_VIRTUAL_MACHINES: [Package; 3] = [
     Package {

@@ -38,30 +38,63 @@ impl Kernel {
         }
     }
 
-    /// Fetches its package, once, and unpacks it into a directory.
-    pub fn unpack(self, directory: &Path) -> Result<Unpacked> {
+    /// Fetches its package, once, and unpacks it into a directory. `refresh` fetches the package lists, which is tried when
+    /// those that are there do not lead to a package.
+    pub fn unpack(self, directory: &Path, refresh: impl FnOnce() -> Result<()>) -> Result<Unpacked> {
         let unpacked = directory.join("unpacked");
         if let Ok(found) = find(&unpacked) {
             return Ok(found);
         }
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let archive = match self.download(directory) {
+            Ok(archive) => archive,
+            Err(_) => {
+                refresh()?;
+                self.download(directory)?
+            }
+        };
+        // Under another name until it is whole: a run that was interrupted here leaves nothing that looks finished.
+        let unfinished = directory.join("unpacking");
+        for leftover in [&unfinished, &unpacked] {
+            if leftover.exists() {
+                fs::remove_dir_all(leftover).with_context(|| format!("cannot remove {}", leftover.display()))?;
+            }
+        }
+        command::capture(Command::new("dpkg").arg("-x").args([&archive, &unfinished]))?;
+        fs::rename(&unfinished, &unpacked).with_context(|| format!("cannot rename {}", unfinished.display()))?;
+        find(&unpacked)
+    }
+
+    /// Downloads the newest package; where it is.
+    fn download(self, directory: &Path) -> Result<PathBuf> {
         let names = command::capture(Command::new("apt-cache").args(["pkgnames", "linux-image-"]))?;
         let Some(package) = newest(&names, self.version()) else {
-            bail!("no package of a {} kernel is known here", self.version());
+            bail!(
+                "apt offers no package of a {} kernel for virtual machines",
+                self.version()
+            );
         };
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        for entry in fs::read_dir(directory)?.flatten() {
+            if is_archive(&entry.path()) {
+                fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
         command::capture(
             Command::new("apt-get")
                 .args(["download", package])
                 .current_dir(directory),
-        )?;
-        let archive = fs::read_dir(directory)?
+        )
+        .with_context(|| format!("cannot download {package}"))?;
+        fs::read_dir(directory)?
             .flatten()
             .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("{package} was downloaded, but no archive is there"))?;
-        command::capture(Command::new("dpkg").arg("-x").args([&archive, &unpacked]))?;
-        find(&unpacked)
+            .find(|path| is_archive(path))
+            .with_context(|| format!("{package} was downloaded, but no archive is there"))
     }
+}
+
+fn is_archive(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "deb")
 }
 
 /// The newest signed package for virtual machines of a version, of a list of all names.

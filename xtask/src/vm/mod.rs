@@ -20,8 +20,11 @@ pub use kernel::Kernel;
 
 /// Suites that run unless others are named: packets through the programs, and real sockets. Those about pinned links are not
 /// among them: kernels without tcx have none for interfaces.
-const SUITES: [&str; 10] = [
+const SUITES: [&str; 14] = [
     "packet_pod",
+    "packet_ports",
+    "packet_fragments",
+    "packet_hops",
     "packet_service",
     "packet_related",
     "packet_sockets",
@@ -29,12 +32,13 @@ const SUITES: [&str; 10] = [
     "packet_tunnel",
     "packet_uplink",
     "net_uplink",
+    "net_path",
     "net_pods",
     "net_services",
 ];
 
 /// Emulated, with every BPF load verified by an emulated processor: this takes minutes.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_mins(40);
 
 /// Runs suites of the tests on a kernel.
 pub fn test(progress: &Progress, kernel: Kernel, suites: &[String]) -> Result<ExitCode> {
@@ -52,7 +56,7 @@ pub fn test(progress: &Progress, kernel: Kernel, suites: &[String]) -> Result<Ex
 
     let directory = kernel::directory(kernel);
     progress.begin(&format!("fetching Linux {}", kernel.version()));
-    let unpacked = kernel.unpack(&directory)?;
+    let unpacked = kernel.unpack(&directory, || setup::refresh_packages(progress))?;
     let image = unpacked
         .image
         .file_name()
