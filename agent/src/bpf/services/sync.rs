@@ -351,6 +351,7 @@ impl ServiceSync {
                 );
             }
         }
+        let mut flows = None;
         while budget > 0
             && let Some((until, id)) = self.expiring.front().copied()
             && until <= pass.now
@@ -359,7 +360,13 @@ impl ServiceSync {
                 && let Some(range) = group.range
             {
                 let due = group.holds.take_due(pass.now, &mut budget);
-                tables::forget(range, due, |_| true, pass.writer);
+                let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
+                let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
+                tables::forget(range, over, |_| true, pass.writer);
+                if !needed.is_empty() {
+                    group.holds.add(pass.now + self.hold, needed);
+                    self.expiring.push_back((pass.now + self.hold, id));
+                }
                 if group.holds.next_due().is_some_and(|next| next <= pass.now) {
                     break;
                 }

@@ -13,7 +13,7 @@ use super::{
     AdoptedService, Grace, MapWriter, Reason, ServiceSync, SyncReport,
     backends::Held,
     wanted::service_key,
-    writer::{Condition, adopted_backends, owner},
+    writer::{Condition, WrittenFlow, adopted_backends, owner},
 };
 use crate::bpf::{
     BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, ReadinessHandle, Scope, ServicesOf,
@@ -35,6 +35,7 @@ pub(super) struct Maps {
     live: BTreeMap<u32, (u32, usize)>,
     pub names: HashMap<u32, String>,
     pub source_ranges: HashMap<u32, Vec<SourceRange>>,
+    pub direct_flows: Vec<WrittenFlow>,
     readiness: ReadinessHandle,
     services_max: usize,
     log: Vec<&'static str>,
@@ -51,6 +52,7 @@ impl Maps {
             live: BTreeMap::new(),
             names: HashMap::new(),
             source_ranges: HashMap::new(),
+            direct_flows: Vec::new(),
             services_max: usize::MAX,
             log: Vec::new(),
         }
@@ -198,6 +200,10 @@ impl MapWriter for Maps {
 
     fn clear_counters(&mut self, _: u32) -> Result<(), MapsError> {
         Ok(())
+    }
+
+    fn direct_flows(&self) -> Vec<WrittenFlow> {
+        self.direct_flows.clone()
     }
 }
 
@@ -380,6 +386,42 @@ fn table(maps: &Maps, vip: u16) -> Vec<Slot> {
 fn remembering(maps: &Maps, vip: u16) -> usize {
     let slots = table(maps, vip).into_iter();
     slots.filter(|slot| slot.previous != NO_BACKEND).count()
+}
+
+#[test]
+fn a_slot_remembers_as_long_as_a_flow_of_its_goes_on() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let start = Instant::now();
+    planner.sync(&desired([service(80, &[1, 2])]), start, &mut maps);
+    planner.sync(&desired([service(80, &[1, 2, 3])]), start, &mut maps);
+    let slots = table(&maps, 80);
+    let (place, slot) = slots
+        .iter()
+        .enumerate()
+        .find(|(_, slot)| slot.previous != NO_BACKEND)
+        .expect("a slot that changed hands");
+    let flow = WrittenFlow {
+        service: service_key(&vip_id(80), Scope::Cluster),
+        hash: ((place as u64) << 32).div_ceil(slots.len() as u64) as u32,
+        backend: slot.previous,
+    };
+    // One that is where its slot would send it needs nothing.
+    let settled = WrittenFlow {
+        backend: slot.backend,
+        ..flow
+    };
+    maps.direct_flows = vec![flow];
+    let mut now = start;
+    for _ in 0..3 {
+        now += GRACE.hold;
+        planner.settle(now, &mut maps);
+        assert_eq!(remembering(&maps, 80), 1);
+        assert_eq!(planner.next_due(), Some(now + GRACE.hold));
+    }
+    maps.direct_flows = vec![settled];
+    planner.settle(now + GRACE.hold, &mut maps);
+    assert_eq!((planner.next_due(), remembering(&maps, 80)), (None, 0));
 }
 
 #[test]

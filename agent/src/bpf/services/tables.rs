@@ -1,15 +1,15 @@
 //! Maglev tables in `SLOTS`.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
-use causeway_abi::service::{NO_BACKEND, Slot};
+use causeway_abi::service::{NO_BACKEND, ServiceKey, Slot};
 
 use super::{
     arena::Range,
     backends::Held,
     holds::{Holds, Predecessor, predecessor},
     maglev,
-    writer::MapWriter,
+    writer::{MapWriter, WrittenFlow},
 };
 use crate::bpf::desired::BackendId;
 
@@ -72,6 +72,28 @@ pub fn write(
     let mut holds = before.holds.carry(before.range.len, range.len, &carried);
     holds.add(until, changed);
     Written { holds, remembered }
+}
+
+/// Parts places whose hold is over: those of slots that flows still meet whose backend is another than the slot's, and the rest.
+/// `due` may be in any order; both parts are ascending.
+pub fn needed(
+    range: Range,
+    keys: &[ServiceKey],
+    mut due: Vec<u32>,
+    flows: &[WrittenFlow],
+    writer: &impl MapWriter,
+) -> (Vec<u32>, Vec<u32>) {
+    due.sort_unstable();
+    let used: BTreeSet<u32> = flows
+        .iter()
+        .filter(|flow| keys.contains(&flow.service))
+        .filter_map(|flow| {
+            let position = (u64::from(flow.hash) * u64::from(range.len) >> 32) as u32;
+            let elsewhere = writer.read_slot(range.base + position).backend != flow.backend;
+            elsewhere.then_some(position)
+        })
+        .collect();
+    due.into_iter().partition(|position| used.contains(position))
 }
 
 /// Makes slots forget whose they were, if `which` holds for that backend.

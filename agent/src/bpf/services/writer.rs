@@ -5,9 +5,12 @@ use std::{collections::HashSet, net::Ipv4Addr};
 use causeway_abi::{
     Address,
     backend::{Backend, IN_USE, READY_ALWAYS},
+    conntrack::{FlowKey, TCP_ESTABLISHED, timeout_seconds},
     counter::ServiceCounters,
-    service::{NO_BACKEND, Service, ServiceKey, ServiceName, Slot, SourceRangeKey},
+    direct::DirectFlow,
+    service::{NO_BACKEND, SCOPE_NODE, Service, ServiceKey, ServiceName, Slot, SourceRangeKey},
 };
+use causeway_ebpf::flow::hash;
 use causeway_maps::{
     AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, SourceRanges, Table, view,
 };
@@ -43,6 +46,19 @@ pub trait MapWriter {
     fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError>;
     /// Sets the counters of a service id to zero.
     fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError>;
+    /// The flows that `DIRECT_FLOWS` has and that are going on.
+    fn direct_flows(&self) -> Vec<WrittenFlow>;
+}
+
+/// A flow whose backend is written down, because its slot alone does not tell.
+#[derive(Clone, Copy, Debug)]
+pub struct WrittenFlow {
+    /// The service it is for.
+    pub service: ServiceKey,
+    /// Its hash, which its slot follows from.
+    pub hash: u32,
+    /// Index of its backend.
+    pub backend: u32,
 }
 
 /// What the element of a backend says beside whose it is.
@@ -80,6 +96,8 @@ pub(in crate::bpf) struct PinnedWriter {
     names: Table<u32, ServiceName>,
     counters: CounterArray<ServiceCounters>,
     slots: MappedArray<Slot>,
+    backends: MappedArray<Backend>,
+    direct_flows: Table<FlowKey, DirectFlow>,
     source_ranges: SourceRanges,
     /// What `source_ranges` holds.
     let_in: HashSet<SourceRangeKey>,
@@ -94,6 +112,8 @@ impl PinnedWriter {
             service_names,
             service_counters,
             slots,
+            backends,
+            direct_flows,
             source_ranges,
             ..
         } = maps;
@@ -103,6 +123,8 @@ impl PinnedWriter {
             names: service_names,
             counters: service_counters,
             slots,
+            backends,
+            direct_flows,
             source_ranges,
             let_in,
             readiness,
@@ -239,5 +261,30 @@ impl MapWriter for PinnedWriter {
 
     fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError> {
         self.counters.clear(service_id)
+    }
+
+    fn direct_flows(&self) -> Vec<WrittenFlow> {
+        let flows = self.direct_flows.entries().unwrap_or_else(|error| {
+            tracing::warn!(%error, "flows that were written down may be forgotten");
+            Vec::new()
+        });
+        let now_ns = view::monotonic_ns();
+        let goes_on = |(key, flow): &(FlowKey, DirectFlow)| {
+            let timeout_ns = timeout_seconds(key.protocol, TCP_ESTABLISHED) * 1_000_000_000;
+            let backend = self.backends.read(flow.backend);
+            now_ns < flow.last_seen_ns + timeout_ns
+                && backend.is_some_and(|backend| backend.generation == flow.generation)
+        };
+        let written = |(key, flow): (FlowKey, DirectFlow)| WrittenFlow {
+            service: ServiceKey {
+                address: key.destination,
+                port_be: key.destination_port_be,
+                protocol: key.protocol,
+                scope: SCOPE_NODE,
+            },
+            hash: hash(&key),
+            backend: flow.backend,
+        };
+        flows.into_iter().filter(goes_on).map(written).collect()
     }
 }
