@@ -128,21 +128,15 @@ unsafe extern "C" fn cw_direct(headers: *const Headers, service: *const Service,
     if conntrack::peek(&key).is_some() {
         return TRANSLATED;
     }
-    if service.slot_count == 0 {
+    if headers.opens_connection() {
+        // Whoever had the same ports before it, a new connection goes to one that the service has now.
         return NO_BACKEND.into();
     }
-    // A new connection of a client that is to keep its backend renews that.
-    let renews = service.affinity_seconds != 0 && headers.opens_connection();
-    if let Some(flow) = DIRECT_FLOWS.get_ptr_mut(&key).filter(|_| !renews) {
+    if let Some(flow) = DIRECT_FLOWS.get_ptr_mut(&key) {
         // SAFETY: the map returned a valid element; one that is reused meanwhile costs one packet.
         let flow = unsafe { &mut *flow };
         let now = now_ns();
-        let takes = match balance::flags_of(flow.backend, flow.generation) {
-            None => false,
-            // A new connection from the same port is free to go elsewhere.
-            Some(flags) if headers.opens_connection() => matches!(eligibility(flags), Eligibility::Ready),
-            Some(flags) => flags & IN_USE != 0,
-        };
+        let takes = balance::is_alive(flow.backend, flow.generation);
         let timeout_ns = timeout_seconds(headers.protocol, TCP_ESTABLISHED) * 1_000_000_000;
         if takes && now < flow.last_seen_ns + timeout_ns {
             if now > flow.last_seen_ns + TOUCH_NS && dry_run == 0 {
@@ -154,7 +148,7 @@ unsafe extern "C" fn cw_direct(headers: *const Headers, service: *const Service,
             return flow.backend.into();
         }
     }
-    if service.affinity_seconds != 0 || headers.opens_connection() {
+    if service.affinity_seconds != 0 || service.slot_count == 0 {
         return NO_BACKEND.into();
     }
     // A flow that began before it had to be written down: with whoever had its slot then.
