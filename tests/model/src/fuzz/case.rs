@@ -22,6 +22,9 @@ pub struct Case {
     /// Whether somebody watches every packet meanwhile. XDP then leaves all packets to the programs that tell of them.
     #[serde(default)]
     pub watched: bool,
+    /// Whether backends' nodes answer clients directly.
+    #[serde(default)]
+    pub direct: bool,
     /// What happens, in order.
     pub steps: Vec<Step>,
 }
@@ -128,6 +131,9 @@ pub struct PacketSpec {
     /// What is odd about it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub odd: Vec<Oddity>,
+    /// The backend of this node that the one which sent it chose.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chosen: Option<SocketAddr>,
     /// Its mark.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mark: u32,
@@ -227,9 +233,10 @@ impl Case {
     /// Writes a case, a step a line.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut text = format!(
-            "{{\n  \"note\": {},\n  \"watched\": {},\n  \"steps\": [\n",
+            "{{\n  \"note\": {},\n  \"watched\": {},\n  \"direct\": {},\n  \"steps\": [\n",
             serde_json::to_string(&self.note)?,
-            self.watched
+            self.watched,
+            self.direct
         );
         for (i, step) in self.steps.iter().enumerate() {
             let comma = if i + 1 == self.steps.len() { "" } else { "," };

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::case::{AnswerSpec, Carries, ErrorSpec, Oddity, PacketSpec};
-use crate::model::Hook;
 use crate::model::frame::{self, ETHERNET, Frame, Packet, flag, protocol};
 use crate::model::sum;
+use crate::model::{Hook, direct};
 
 const MACS: [u8; 12] = [0x02, 0, 0, 0, 0, 0xaa, 0x02, 0, 0, 0, 0, 0xbb];
 const HOPS: u8 = 64;
@@ -20,7 +20,11 @@ pub fn packet(spec: &PacketSpec) -> Vec<u8> {
         Some((offset, ..)) if offset != 0 => (number(&spec.carries, spec.from), payload(spec.payload)),
         _ => transport(spec),
     };
-    finish(spec.from.ip(), spec.to.ip(), protocol, transport, &spec.odd)
+    let mut frame = finish(spec.from.ip(), spec.to.ip(), protocol, transport, &spec.odd);
+    if let Some(macs) = spec.chosen.and_then(direct::macs) {
+        frame[..12].copy_from_slice(&macs);
+    }
+    frame
 }
 
 /// The answer to what a packet became: its ends the other way round. `None` where nobody would answer.
@@ -42,6 +46,7 @@ pub fn answer(spec: &AnswerSpec, became: &[u8], at: Hook) -> Option<PacketSpec> 
         carries,
         payload: spec.payload,
         odd: spec.odd.clone(),
+        chosen: None,
         mark: 0,
     })
 }

@@ -92,6 +92,8 @@ pub struct Generator {
 
 /// A sequence in the making.
 struct Draft<'a> {
+    /// More of the network's, and tables that keep their size: a smaller one forgets what its places were.
+    direct: bool,
     random: &'a mut Random,
     steps: Vec<Step>,
     services: Vec<ServiceSpec>,
@@ -111,8 +113,10 @@ impl Generator {
     /// The next sequence.
     pub fn case(&mut self) -> Case {
         let watched = self.random.percent(60);
+        let direct = self.random.percent(30);
         let length = 10 + self.random.below(50);
         let mut draft = Draft {
+            direct,
             random: &mut self.random,
             steps: Vec::with_capacity(length + 16),
             services: Vec::new(),
@@ -126,6 +130,7 @@ impl Generator {
         Case {
             note: String::new(),
             watched,
+            direct,
             steps: draft.steps,
         }
     }
@@ -172,7 +177,7 @@ impl Draft<'_> {
     }
 
     fn new_service(&mut self, id: u32) {
-        let (scope, address) = if self.random.percent(70) {
+        let (scope, address) = if self.random.percent(if self.direct { 15 } else { 70 }) {
             (Scope::Cluster, self.random.pick(&CLUSTER_VIPS))
         } else {
             (Scope::Node, self.random.pick(&NODE_VIPS))
@@ -212,7 +217,11 @@ impl Draft<'_> {
             id,
             vip,
             backends,
-            slots: self.random.pick(&[16, 32, 64]),
+            slots: if self.direct {
+                32
+            } else {
+                self.random.pick(&[16, 32, 64])
+            },
             affinity: self.random.pick(&AFFINITIES),
             sources,
         };
@@ -264,7 +273,12 @@ impl Draft<'_> {
             Carries::Udp
         };
         let from = SocketAddr::new(client, self.random.pick(&CLIENT_PORTS));
-        let packet = self.packet(at, from, vip.address, carries);
+        let mut packet = self.packet(at, from, vip.address, carries);
+        if at == Hook::FromUplink && self.random.percent(15) {
+            // Another node got it and chose one of this node's backends.
+            packet.at = Hook::FromTunnel;
+            packet.chosen = Some(socket(self.random.pick(&BACKENDS)));
+        }
         self.send(packet);
     }
 
@@ -430,7 +444,9 @@ impl Draft<'_> {
             let others = self.backends.iter().filter(|backend| backend.address.is_ipv6() == six);
             service.backends = others.map(|backend| backend.index).collect();
         }
-        service.slots = self.random.pick(&[16, 32, 64]);
+        if !self.direct {
+            service.slots = self.random.pick(&[16, 32, 64]);
+        }
         self.services[at] = service.clone();
         self.push(Action::Service(service));
     }
@@ -450,6 +466,7 @@ impl Draft<'_> {
             carries,
             payload: self.payload(),
             odd: self.oddities(from.is_ipv6()),
+            chosen: None,
             mark: 0,
         }
     }

@@ -12,6 +12,7 @@ use causeway_abi::affinity::{Affinity, AffinityKey};
 use causeway_abi::backend::Backend;
 use causeway_abi::conntrack::{Flow, FlowKey};
 use causeway_abi::counter::{DropCounters, ServiceCounters};
+use causeway_abi::direct::DirectFlow;
 use causeway_abi::event::{Event, Trace};
 use causeway_abi::fragment::{FragmentKey, FragmentRoute, HeldFragment};
 use causeway_abi::node::NodeConfig;
@@ -79,6 +80,8 @@ pub struct Kernel {
     pub flows: Table<FlowKey, Flow>,
     /// Flows only the client of which was seen.
     pub new_flows: Table<FlowKey, Flow>,
+    /// Flows that are sent on directly, where the table does not tell.
+    pub direct: Table<FlowKey, DirectFlow>,
     /// Datagrams.
     pub fragments: Table<FragmentKey, FragmentRoute>,
     /// Fragments that wait.
@@ -113,6 +116,7 @@ impl Kernel {
             ("CONNTRACK_NEW", FLOWS),
             ("FRAGMENTS", FLOWS),
             ("HELD", HELD),
+            ("DIRECT_FLOWS", FLOWS),
             ("SOCKET_REPLIES", 64),
             ("AFFINITY", FLOWS),
             ("SOURCE_RANGES", 64),
@@ -161,6 +165,7 @@ impl Kernel {
             flows: Table::new(take("CONNTRACK")?)?,
             new_flows: Table::new(take("CONNTRACK_NEW")?)?,
             fragments: Table::new(take("FRAGMENTS")?)?,
+            direct: Table::new(take("DIRECT_FLOWS")?)?,
             held: Table::new(take("HELD")?)?,
             affinity: Table::new(take("AFFINITY")?)?,
             drops: Table::new(take("DROPS")?)?,
@@ -323,6 +328,7 @@ impl Kernel {
         age(&self.flows, by, |flow| &mut flow.last_seen_ns)?;
         age(&self.new_flows, by, |flow| &mut flow.last_seen_ns)?;
         age(&self.fragments, by, |route| &mut route.seen_ns)?;
+        age(&self.direct, by, |flow| &mut flow.last_seen_ns)?;
         age(&self.held, by, |held| &mut held.seen_ns)?;
         age(&self.affinity, by, |client| &mut client.last_seen_ns)
     }
@@ -332,6 +338,7 @@ impl Kernel {
         self.flows.remove_all(&self.flows.all()?.0)?;
         self.new_flows.remove_all(&self.new_flows.all()?.0)?;
         self.fragments.remove_all(&self.fragments.all()?.0)?;
+        self.direct.remove_all(&self.direct.all()?.0)?;
         self.held.remove_all(&self.held.all()?.0)?;
         self.affinity.remove_all(&self.affinity.all()?.0)
     }

@@ -132,6 +132,8 @@ struct Sequence<'a> {
     runner: &'a mut Runner,
     model: Model,
     made: BTreeMap<u32, Made>,
+    /// Slots of services, as they are in the map.
+    slots: BTreeMap<VipSpec, Vec<Slot>>,
     /// Source ranges by service id, as they are in the map.
     ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
     packets: u64,
@@ -143,9 +145,13 @@ struct Sequence<'a> {
 impl<'a> Sequence<'a> {
     fn new(runner: &'a mut Runner, case: &Case) -> Self {
         runner.kernel.watch(case.watched);
+        runner.kernel.set_node(&world::node(case.direct));
+        let mut tables = tables();
+        tables.node.direct = case.direct;
         Self {
             runner,
-            model: Model::new(tables()),
+            model: Model::new(tables),
+            slots: BTreeMap::new(),
             made: BTreeMap::new(),
             ranges: BTreeMap::new(),
             packets: 0,
@@ -157,7 +163,7 @@ impl<'a> Sequence<'a> {
     fn run(mut self, case: &Case, thorough: bool, begun: Duration) -> Result<Outcome> {
         for step in &case.steps {
             let difference = self.step(step.id, &step.action, case.watched, begun)?;
-            if self.is_over {
+            if self.is_over && difference.is_none() {
                 return Ok(self.agreed());
             }
             let difference = match difference {
@@ -212,6 +218,8 @@ impl<'a> Sequence<'a> {
         let Some(seen) = self.runner.kernel.run(at, frame, mark)? else {
             return Ok(None);
         };
+        // XDP looks at no length of the transport's own, so a flow may have heard what is malformed.
+        self.is_over |= at == Hook::FromUplink && !watched && frame::read(frame) == Frame::Malformed;
         self.packets += 1;
         let expected = self.model.expect(at, frame, mark, &seen);
         let details = compare::packet(&expected, &seen, watched);
@@ -276,7 +284,7 @@ impl<'a> Sequence<'a> {
             told: None,
         };
         if frame::read(&packet) == Frame::Malformed {
-            // XDP looks at no length of the transport's own. Whoever gets the packet drops it, but the flow has heard it.
+            // The same where XDP sends it on; whoever gets it drops it.
             self.is_over = true;
             return None;
         }
@@ -359,7 +367,12 @@ impl<'a> Sequence<'a> {
             terminating: spec.terminating,
             generation: spec.generation,
         };
-        self.model.tables.backends.insert(spec.index, backend);
+        let before = self.model.tables.backends.insert(spec.index, backend);
+        let takes = |backend: &Backend| backend.ready && !backend.terminating;
+        let took = before.is_some_and(|before| takes(&before) && before.generation == backend.generation);
+        if takes(&backend) && !took {
+            self.model.tables.arrivals += 1;
+        }
         Ok(())
     }
 
@@ -382,13 +395,20 @@ impl<'a> Sequence<'a> {
         let base = spec.id * SLOTS_EACH;
         let count = if spec.backends.is_empty() { 0 } else { spec.slots };
         let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
-        for (i, backend) in table.iter().enumerate() {
-            let slot = Slot {
-                backend: *backend,
-                previous: NO_BACKEND,
-            };
-            self.runner.kernel.slots.put(base as usize + i, &slot);
+        let before = self.slots.remove(&spec.vip).unwrap_or_default();
+        let slots: Vec<Slot> = (0..)
+            .zip(&table)
+            .map(|(i, backend)| follow(&before, i, table.len(), *backend))
+            .collect();
+        for (i, slot) in slots.iter().enumerate() {
+            self.runner.kernel.slots.put(base as usize + i, slot);
         }
+        let previous = slots
+            .iter()
+            .map(|slot| slot.previous)
+            .filter(|previous| *previous != NO_BACKEND);
+        let previous = previous.collect();
+        self.slots.insert(spec.vip, slots);
         for key in self.ranges.remove(&spec.id).unwrap_or_default() {
             self.runner.kernel.source_ranges.remove(&key)?;
         }
@@ -409,9 +429,17 @@ impl<'a> Sequence<'a> {
             affinity_seconds: spec.affinity,
         };
         self.runner.kernel.services.put(&service_key(&spec.vip), &value)?;
+        let changes = self
+            .model
+            .tables
+            .services
+            .get(&vip(&spec.vip))
+            .map_or(0, |service| service.changes + 1);
         let service = Service {
             id: spec.id,
             table,
+            previous,
+            changes,
             affinity: (spec.affinity != 0).then(|| Duration::from_secs(spec.affinity.into())),
             sources: spec.sources.clone(),
         };
@@ -457,6 +485,17 @@ impl<'a> Sequence<'a> {
             details,
         }))
     }
+}
+
+/// A slot of a new table: it remembers the backend it had before, as the agent writes it.
+fn follow(before: &[Slot], place: usize, length: usize, backend: u32) -> Slot {
+    let old = before.get(place * before.len() / length);
+    let previous = match old {
+        None => NO_BACKEND,
+        Some(old) if old.backend == backend => old.previous,
+        Some(old) => old.backend,
+    };
+    Slot { backend, previous }
 }
 
 fn vip(spec: &VipSpec) -> Vip {

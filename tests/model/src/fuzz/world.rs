@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
-use causeway_abi::node::{MASQUERADE, NodeConfig};
+use causeway_abi::node::{DIRECT_RETURN, MASQUERADE, NodeConfig};
 use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route as RouteValue, RouteKey};
 use causeway_abi::{ABI_VERSION, Address};
 use zerocopy::FromZeros as _;
@@ -96,6 +96,7 @@ pub fn tables() -> Tables {
             routers: ROUTER.map(ip).to_vec(),
             tunnel_port: TUNNEL_PORT,
             masquerade: true,
+            direct: false,
             ifindex: IFINDEX,
         },
         pods: pods.collect(),
@@ -106,6 +107,8 @@ pub fn tables() -> Tables {
         services: BTreeMap::new(),
         backends: BTreeMap::new(),
         flows: Flows::default(),
+        arrivals: 0,
+        direct: BTreeMap::new(),
         fragments: BTreeMap::new(),
         held: BTreeMap::new(),
         affinity: BTreeMap::new(),
@@ -115,18 +118,22 @@ pub fn tables() -> Tables {
     }
 }
 
-/// Writes the same into the maps.
-pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
+/// The same as maps have it; `direct` says whether backends' nodes answer clients directly.
+pub fn node(direct: bool) -> NodeConfig {
     let mut node = NodeConfig::new_zeroed();
     node.abi_version = ABI_VERSION;
     node.tunnel_ifindex = TUNNEL_IFINDEX;
     node.uplink_ifindex = UPLINK_IFINDEX;
-    node.flags = MASQUERADE;
+    node.flags = if direct { MASQUERADE | DIRECT_RETURN } else { MASQUERADE };
     [node.node_address, node.node_address6] = NODE.map(ip).map(mapped);
     [node.router_address, node.router_address6] = ROUTER.map(ip).map(mapped);
     node.tunnel_port_be = TUNNEL_PORT.to_be();
     node.tunnel_id = VNI;
-    kernel.set_node(&node);
+    node
+}
+
+/// Writes pods, routes and neighbours into the maps.
+pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
     for (address, pod) in &tables.pods {
         let value = causeway_abi::pod::Pod {
             ifindex: pod.ifindex,

@@ -74,6 +74,8 @@ pub struct Flow {
     pub answerer: SocketAddr,
     /// Both sides, client first.
     pub halves: [Half; 2],
+    /// How many backends had come when it began; for flows that another node sent here, none can tell.
+    pub arrivals: u32,
     /// Whether the client went on after an answer: from then on nothing but time ends the flow.
     pub settled: bool,
 }

@@ -10,12 +10,14 @@
 //! | `tables` | what there is to know |
 //! | `flows` | who talks to whom, and for how long |
 //! | `choose` | which backends and ports may be chosen |
+//! | `direct` | what goes on as it is, for another node to answer |
 //! | `edit` | what a changed frame looks like |
 //! | `paths` | what each hook does |
 //! | `steps` | what the hooks have in common |
 //! | `sum` | checksums |
 
 pub mod choose;
+pub mod direct;
 pub mod edit;
 pub mod flows;
 pub mod frame;
@@ -140,6 +142,8 @@ pub struct Hint {
     pub reason: Option<u32>,
     /// Whether it was dropped.
     pub dropped: bool,
+    /// The backend that its MAC addresses name.
+    pub direct: Option<SocketAddr>,
 }
 
 impl Hint {
@@ -153,6 +157,7 @@ impl Hint {
             backend: seen.told.map(|told| told.backend),
             reason: seen.told.map(|told| told.reason),
             dropped: seen.fate == Fate::Drop,
+            direct: direct::named(&seen.frame).filter(|_| seen.mark == MARK_TUNNEL_KEY),
         }
     }
 }
@@ -164,6 +169,8 @@ pub struct Model {
     pub tables: Tables,
     preferences: Preferences,
     pub(crate) hint: Hint,
+    /// The backend that another node chose, or `NO_BACKEND` when there is no such any more.
+    pub(crate) meant: Option<u32>,
     pub(crate) complaints: Vec<String>,
 }
 
@@ -174,6 +181,7 @@ impl Model {
             tables,
             preferences: Preferences::default(),
             hint: Hint::default(),
+            meant: None,
             complaints: Vec::new(),
         }
     }

@@ -74,6 +74,9 @@ impl Model {
             let router = self.tables.node.router_beside(packet.source);
             return self.sent_back(Expected::at_its_end(frame, packet, router), packet.source);
         }
+        if let (Some(backend), Some(_)) = (super::direct::named(frame), packet.ends()) {
+            return self.sent_directly(frame, packet, backend);
+        }
         if let Some(sent) = self
             .answer(frame, packet, false)
             .or_else(|| self.related(frame, packet))
@@ -120,6 +123,9 @@ impl Model {
             if !let_in {
                 return Expected::dropped(DropReason::SourceNotAllowed, frame, service.id);
             }
+            if let Some(sent) = self.directly(frame, packet, &service) {
+                return sent;
+            }
             return match self.balance(frame, packet, &service, Scope::Node) {
                 Ok(sent) => sent,
                 Err(reason) => Self::turned_away(reason, frame, packet, service.id),
@@ -156,7 +162,7 @@ impl Model {
     }
 
     /// What this node says to a packet that came out of the tunnel goes back through it, or to the network.
-    fn sent_back(&self, said: Expected, to: std::net::IpAddr) -> Expected {
+    pub(super) fn sent_back(&self, said: Expected, to: std::net::IpAddr) -> Expected {
         if said.verdict != Verdict::Refuse || self.tables.route(to) != Some(Route::Tunnel) {
             return said;
         }
@@ -199,7 +205,7 @@ impl Model {
     }
 
     /// The service a packet asks for.
-    fn service(&self, packet: &Packet, scope: Scope) -> Option<super::tables::Service> {
+    pub(super) fn service(&self, packet: &Packet, scope: Scope) -> Option<super::tables::Service> {
         let (_, address) = packet.ends()?;
         let vip = Vip {
             scope,
@@ -210,7 +216,7 @@ impl Model {
     }
 
     /// Refused where that helps the client; it is no answer that this node has no room.
-    fn turned_away(reason: DropReason, frame: &[u8], packet: &Packet, service: u32) -> Expected {
+    pub(super) fn turned_away(reason: DropReason, frame: &[u8], packet: &Packet, service: u32) -> Expected {
         match reason {
             DropReason::NoReadyBackend | DropReason::BackendGone => Expected::refused(reason, frame, packet, service),
             _ => Expected::dropped(reason, frame, service),

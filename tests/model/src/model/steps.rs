@@ -85,8 +85,13 @@ impl Model {
     }
 
     fn open(&mut self, tuple: Tuple, service: &Service, scope: Scope) -> Result<Flow, DropReason> {
-        let index = self.choose(tuple, service).ok_or(DropReason::NoReadyBackend)?;
-        let backend = self.tables.backends[&index];
+        let index = match self.meant {
+            Some(index) => index,
+            None => self.choose(tuple, service).ok_or(DropReason::NoReadyBackend)?,
+        };
+        let Some(backend) = self.tables.backends.get(&index).copied() else {
+            return Err(DropReason::NoReadyBackend);
+        };
         let client = tuple.source;
         let (shown, ports) = if backend.address.ip() == client.ip() {
             // Nobody else sends from there.
@@ -112,7 +117,7 @@ impl Model {
     }
 
     /// The backend for a new flow.
-    fn choose(&mut self, tuple: Tuple, service: &Service) -> Option<u32> {
+    pub(super) fn choose(&mut self, tuple: Tuple, service: &Service) -> Option<u32> {
         let client = tuple.source.ip();
         let key = (client, service.id);
         if let (Some(patience), Some(last)) = (service.affinity, self.tables.affinity.get(&key).copied()) {
@@ -181,6 +186,7 @@ impl Model {
     ) -> Option<Flow> {
         // Its own earlier self makes room.
         self.tables.flows.remove(&tuple);
+        self.tables.direct.remove(&tuple);
         let now = self.tables.now;
         let taken = taken(&self.tables, tuple.protocol, answerer, shown);
         let turned_away = self
@@ -206,6 +212,11 @@ impl Model {
             shown: SocketAddr::new(shown, port),
             answerer,
             halves: [half, half],
+            arrivals: if self.meant.is_some() {
+                u32::MAX
+            } else {
+                self.tables.arrivals
+            },
             settled: false,
         };
         if let Some(other) = self.tables.flows.of_backend(&flow.reply())
@@ -273,7 +284,9 @@ impl Model {
             (flow, flow.answerer, flow.vip, flow.client, (flow.client, flow.vip))
         } else {
             // About an answer, as its client got it.
-            let flow = self.tables.flows.of_client(&other_way)?;
+            let Some(flow) = self.tables.flows.of_client(&other_way) else {
+                return self.error_directly(frame, &quoted);
+            };
             (
                 flow,
                 flow.client,
@@ -308,6 +321,9 @@ impl Model {
             backend: route.backend,
             is_new: false,
         };
+        if !is_translated {
+            return Some(self.fragment_directly(frame, behalf));
+        }
         let edited = edit::translate(
             frame,
             packet,
@@ -358,7 +374,12 @@ impl Model {
     }
 
     /// Remembers what became of a datagram's first fragment; those that waited for it follow.
-    fn remember_fragments(&mut self, packet: &Packet, (source, destination): (IpAddr, IpAddr), behalf: Behalf) {
+    pub(super) fn remember_fragments(
+        &mut self,
+        packet: &Packet,
+        (source, destination): (IpAddr, IpAddr),
+        behalf: Behalf,
+    ) {
         if packet.part == Part::First {
             let route = FragmentRoute {
                 source,

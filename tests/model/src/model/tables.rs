@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::flows::Flows;
+use super::direct::DirectFlow;
+use super::flows::{Flows, Tuple};
 
 /// The node.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Node {
     pub tunnel_port: u16,
     /// Whether pods leave the cluster behind the node's address.
     pub masquerade: bool,
+    /// Whether backends' nodes answer clients directly.
+    pub direct: bool,
     /// The interface whose packets are tried.
     pub ifindex: u32,
 }
@@ -93,6 +96,10 @@ pub struct Service {
     pub id: u32,
     /// Its table: backends by index, the same one in many places.
     pub table: Vec<u32>,
+    /// Backends that places of the table had before.
+    pub previous: Vec<u32>,
+    /// How often the table has changed.
+    pub changes: u32,
     /// How long a client keeps its backend.
     pub affinity: Option<Duration>,
     /// Whom it lets in from the network; `None` for everybody.
@@ -177,8 +184,12 @@ pub struct Tables {
     pub services: BTreeMap<Vip, Service>,
     /// Backends by index.
     pub backends: BTreeMap<u32, Backend>,
-    /// Flows.
+    /// How often a backend has begun to take connections.
+    pub arrivals: u32,
+    /// Flows that are translated.
     pub flows: Flows,
+    /// Flows that are sent on directly.
+    pub direct: BTreeMap<Tuple, DirectFlow>,
     /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey, FragmentRoute>,
     /// Fragments that wait for their first one, by place, with the time they came.
