@@ -318,6 +318,7 @@ impl Agent<'_> {
             records,
             addresses: Addresses::new(range, &owned_addresses(&remembered, &strays), &config.state_dir),
             node: NodeSettings {
+                name: config.node_name.clone(),
                 host_ips: config.node_ips.clone(),
                 memory_bytes: facts::memory_bytes(),
                 resolv_conf: fs::read_to_string(&options.resolv_conf).unwrap_or_default(),

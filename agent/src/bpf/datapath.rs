@@ -28,7 +28,7 @@ use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
     ServicesOf, SyncReport,
     config::TcAttachment,
-    links::{self, CGROUP_PROGRAMS, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
+    links::{self, CGROUP_PROGRAMS, FROM_HOST, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
     sys::AttachType,
@@ -198,16 +198,21 @@ impl Datapath {
         Ok(routes::sync(&mut lock(&self.inner.maps).routes, desired)?)
     }
 
-    /// Attaches the pods' program to the host side of a pod's veth pair, or replaces it there.
+    /// Attaches the pods' programs to the host side of a pod's veth pair, or replaces them there.
     pub fn attach_pod(&self, ifindex: u32) -> Result<(), DatapathError> {
+        // What translates back before what translates, so that no connection is translated only half.
+        self.attach(FROM_HOST, ifindex)?;
         self.attach(FROM_POD, ifindex)
     }
 
-    /// Detaches the pods' program from an interface; one that is gone is fine.
+    /// Detaches the pods' programs from an interface; one that is gone is fine.
     pub fn detach_pod(&self, ifindex: u32) -> Result<(), DatapathError> {
-        let path = FROM_POD.pin(&self.inner.links_dir, ifindex);
-        links::detach_interface(FROM_POD, ifindex, &self.inner.links_dir)
-            .map_err(|source| DatapathError::Pin { path, source })
+        for which in [FROM_POD, FROM_HOST] {
+            let path = which.pin(&self.inner.links_dir, ifindex);
+            links::detach_interface(which, ifindex, &self.inner.links_dir)
+                .map_err(|source| DatapathError::Pin { path, source })?;
+        }
+        Ok(())
     }
 
     /// Flips readiness with no system call.
@@ -363,7 +368,7 @@ fn load(config: &DatapathConfig, maps_dir: &Path, object: &[u8]) -> Result<Ebpf,
             .load()
             .map_err(|source| DatapathError::Program { name, source })?;
     }
-    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain(UPLINK).chain([FROM_POD]) {
+    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain(UPLINK).chain([FROM_POD, FROM_HOST]) {
         let program: &mut SchedClassifier = program(&mut object, name)?;
         program
             .load()

@@ -44,6 +44,11 @@ pub(super) const FROM_POD: InterfaceProgram = InterfaceProgram {
     name: "cw_from_pod",
     egress: false,
 };
+/// The same, what the node's own stack sends to the pod.
+pub(super) const FROM_HOST: InterfaceProgram = InterfaceProgram {
+    name: "cw_from_host",
+    egress: true,
+};
 /// The VXLAN device, both ways.
 pub(super) const TUNNEL: [InterfaceProgram; 2] = [
     InterfaceProgram {

@@ -67,6 +67,7 @@ pub(super) fn write_files(dir: &PodDir, spec: &SandboxSpec) -> Result<(), Runtim
     Ok(())
 }
 
+/// In the node's network the host name is the node's, and so are the addresses.
 fn hosts(spec: &SandboxSpec) -> String {
     let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     for address in &spec.addresses {

@@ -36,6 +36,9 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// Pod addresses, written to `/etc/hosts` beside the host name.
     pub addresses: Vec<IpAddr>,
+    /// The pod uses the network of the node, in whose network namespace its holder is started, instead of one of its own.
+    #[serde(default)]
+    pub host_network: bool,
     /// Text of `/etc/resolv.conf`.
     pub resolv_conf: String,
     /// Bounds of the whole pod's cgroup.

@@ -67,11 +67,13 @@ pub enum Hook {
     ToUplink = 7,
     /// A packet from the network, before a socket buffer is made.
     Xdp = 8,
+    /// A packet that the node's own stack sends to a pod.
+    FromHost = 9,
 }
 
 impl Hook {
     /// Every hook, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect,
         Self::Sendmsg,
         Self::FromPod,
@@ -80,6 +82,7 @@ impl Hook {
         Self::FromUplink,
         Self::ToUplink,
         Self::Xdp,
+        Self::FromHost,
     ];
 
     /// Name on the command line.
@@ -93,6 +96,7 @@ impl Hook {
             Self::FromUplink => "from-uplink",
             Self::ToUplink => "to-uplink",
             Self::Xdp => "xdp",
+            Self::FromHost => "from-host",
         }
     }
 }

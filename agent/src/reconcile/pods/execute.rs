@@ -92,14 +92,20 @@ impl<M: Machine> Worker<M> {
         tracing::debug!(?action, "acting");
         match action {
             Action::AllocateAddress => {
-                self.record.addresses = self.context.addresses.allocate(self.record.uid())?;
+                self.record.addresses = if self.uses_host_network() {
+                    self.context.node.host_ips.clone()
+                } else {
+                    self.context.addresses.allocate(self.record.uid())?
+                };
                 // On disk before anybody can see them.
                 self.save().await?;
                 self.gate.set_addresses(&self.record.addresses);
             }
             Action::CreateSandbox => self.create_sandbox().await?,
             Action::AttachNetwork => {
-                self.context.machine.attach(&self.id, &self.record.addresses).await?;
+                if !self.uses_host_network() {
+                    self.context.machine.attach(&self.id, &self.record.addresses).await?;
+                }
                 self.attached = true;
                 self.gate.repeat();
                 self.sandbox_failures = Backoff::default();
@@ -116,7 +122,12 @@ impl<M: Machine> Worker<M> {
             Action::RemoveSandbox => {
                 self.live.values_mut().for_each(|live| live.probes = None);
                 self.attached = false;
-                self.context.machine.remove(&self.id, &self.record.addresses).await?;
+                let own: &[_] = if self.uses_host_network() {
+                    &[]
+                } else {
+                    &self.record.addresses
+                };
+                self.context.machine.remove(&self.id, own).await?;
                 // The addresses keep their verdict until they are given back: what the API server says of them is older.
                 self.gate.repeat();
             }
@@ -124,7 +135,7 @@ impl<M: Machine> Worker<M> {
                 self.gate.set_addresses(&[]);
                 let addresses = std::mem::take(&mut self.record.addresses);
                 self.save().await?;
-                for address in addresses {
+                for address in addresses.into_iter().filter(|_| !self.uses_host_network()) {
                     self.context.machine.forget_readiness(address);
                 }
                 self.context.addresses.release(self.record.uid());
@@ -133,6 +144,10 @@ impl<M: Machine> Worker<M> {
             Action::Forget => {}
         }
         Ok(())
+    }
+
+    fn uses_host_network(&self) -> bool {
+        spec::uses_host_network(&self.record.pod)
     }
 
     async fn create_sandbox(&mut self) -> Result<(), ActionError> {

@@ -50,6 +50,8 @@ pub enum ConfigError {
 /// What holds for every pod of the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeSettings {
+    /// Name of the node, which is the host name of pods that use its network.
+    pub name: String,
     /// Addresses of the node, the primary one (`status.hostIP`) first.
     pub host_ips: Vec<IpAddr>,
     /// Memory of the machine, in bytes.
@@ -65,11 +67,12 @@ pub fn sandbox_spec(pod: &Pod, addresses: &[IpAddr], node: &NodeSettings) -> Res
     let meta = pod.metadata.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     Ok(SandboxSpec {
-        hostname: hostname(&meta.name, &spec.hostname),
+        hostname: hostname(&meta.name, &spec, node),
         uid: meta.uid,
         namespace: meta.namespace,
         name: meta.name,
         addresses: addresses.to_vec(),
+        host_network: spec.host_network,
         resolv_conf: node.resolv_conf.clone(),
         resources: Resources {
             pids_limit: node.pids_limit,
@@ -78,9 +81,18 @@ pub fn sandbox_spec(pod: &Pod, addresses: &[IpAddr], node: &NodeSettings) -> Res
     })
 }
 
-/// The pod's host name: its own wish or its name, cut to what a DNS label may hold.
-fn hostname(name: &str, wish: &str) -> String {
-    let whole = if wish.is_empty() { name } else { wish };
+/// Whether a pod uses its node's network.
+pub fn uses_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network)
+}
+
+/// The pod's host name: its own wish or its name, cut to what a DNS label may hold; in the node's network, the node's.
+fn hostname(name: &str, spec: &PodSpec, node: &NodeSettings) -> String {
+    let whole = match spec.hostname.as_str() {
+        _ if spec.host_network => &node.name,
+        "" => name,
+        wish => wish,
+    };
     whole
         .chars()
         .take(63)
@@ -106,7 +118,7 @@ pub fn container_spec(
     };
     let mut variables = env::environment(pod, container, facts)?;
     if variables.iter().all(|(name, _)| name != "HOSTNAME") {
-        variables.insert(0, ("HOSTNAME".to_owned(), hostname(&meta.name, &spec.hostname)));
+        variables.insert(0, ("HOSTNAME".to_owned(), hostname(&meta.name, &spec, node)));
     }
     let expand = |text: &String| {
         env::expand(text, |name| {

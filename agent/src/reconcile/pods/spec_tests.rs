@@ -9,6 +9,7 @@ use crate::image::{ImageConfig, Rootfs};
 
 fn node() -> NodeSettings {
     NodeSettings {
+        name: "node-1".into(),
         host_ips: vec!["172.30.0.2".parse().unwrap()],
         memory_bytes: 1 << 30,
         resolv_conf: "nameserver 192.0.2.1\n".into(),
@@ -207,12 +208,21 @@ fn quality_of_service_follows_requests_and_limits() {
 
 #[test]
 fn host_names_fit_a_dns_label() {
-    assert_eq!(hostname("web-1", ""), "web-1");
-    assert_eq!(hostname("web-1", "db"), "db");
+    let of = |name: &str, wish: &str, host_network| {
+        let spec = PodSpec {
+            hostname: wish.into(),
+            host_network,
+            ..PodSpec::default()
+        };
+        hostname(name, &spec, &node())
+    };
+    assert_eq!(of("web-1", "", false), "web-1");
+    assert_eq!(of("web-1", "db", false), "db");
     assert_eq!(
-        hostname(&format!("{}-{}", "a".repeat(62), "b".repeat(9)), ""),
+        of(&format!("{}-{}", "a".repeat(62), "b".repeat(9)), "", false),
         "a".repeat(62)
     );
+    assert_eq!(of("web-1", "db", true), "node-1", "in the node's network");
 }
 
 #[test]

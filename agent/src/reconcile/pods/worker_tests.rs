@@ -43,6 +43,7 @@ fn context(directory: &TempDir) -> Arc<Context<Fake>> {
         records: Records::open(directory.path()).unwrap(),
         addresses: Addresses::new(&"10.244.1.0/24".parse().unwrap(), &BTreeMap::new(), directory.path()),
         node: NodeSettings {
+            name: "node-1".into(),
             host_ips: vec!["172.30.0.2".parse().unwrap()],
             memory_bytes: 1 << 30,
             resolv_conf: String::new(),
@@ -135,6 +136,22 @@ async fn a_pod_comes_up_with_the_control_plane_away() {
     let scene = Scene::new(fixture::pod("Always", &[], &["web"]), |_| {});
     scene.logged(&UP).await;
     assert_eq!(scene.record().unwrap().addresses, [Ipv4Addr::new(10, 244, 1, 2)]);
+}
+
+#[tokio::test]
+async fn a_pod_in_the_nodes_network_has_its_addresses_and_nothing_of_its_own() {
+    let mut pod = fixture::pod("Always", &[], &["web"]);
+    pod.spec.as_mut().unwrap().host_network = true;
+    let scene = Scene::new(pod.clone(), |_| {});
+    scene.logged(&["create 172.30.0.2", "start web/0"]).await;
+    assert_eq!(scene.record().unwrap().addresses, [Ipv4Addr::new(172, 30, 0, 2)]);
+    scene.fake.clear_log();
+    scene.inbox.deliver(deleted(pod, 0));
+    scene.logged(&["signal web 9"]).await;
+    scene.fake.end("web", 137);
+    scene.inbox.wake();
+    // What others say of the node's address is not forgotten with one pod.
+    scene.logged(&["signal web 9", "remove"]).await;
 }
 
 #[tokio::test]

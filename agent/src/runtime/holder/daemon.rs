@@ -131,8 +131,12 @@ fn set_up(dir: &Path) -> Result<serve::Holder, Failure> {
     set_oom_score(OOM_SCORE_ADJ).step("set oom_score_adj")?;
     // Before any namespace changes: signals wait for the loop from now on.
     let signals = signals()?;
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS)
-        .step("make namespaces")?;
+    let own_network = !config.spec.host_network;
+    let mut namespaces = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS;
+    if own_network {
+        namespaces |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(namespaces).step("make namespaces")?;
     sethostname(&config.spec.hostname).step(format!("set host name \"{}\"", config.spec.hostname))?;
     // What the node unmounts is to go here as well; nothing mounted here is to be seen there.
     mount(
@@ -152,7 +156,9 @@ fn set_up(dir: &Path) -> Result<serve::Holder, Failure> {
         Some("mode=1777,size=65536k"),
     )
     .step("mount the pod's shared memory")?;
-    loopback_up().step("bring up the loopback device")?;
+    if own_network {
+        loopback_up().step("bring up the loopback device")?;
+    }
     let socket = Path::new(SOCKET);
     match fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).step("remove an old socket"),

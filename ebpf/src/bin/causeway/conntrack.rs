@@ -5,14 +5,17 @@
 //! client gone on, it moves to `CONNTRACK`, where nothing pushes it out. When that is full a flow stays where it is: less
 //! safe, but served.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::generated::bpf_ktime_get_coarse_ns,
 };
 use causeway_abi::{
-    DropReason,
+    Address, DropReason,
     conntrack::{Flow, FlowKey, TCP_ESTABLISHED, TCP_RESET, TCP_SYN_SENT},
     event::Choice,
+    node::MASQUERADE,
     service::{NO_BACKEND, Service},
 };
 use causeway_ebpf::{
@@ -319,18 +322,50 @@ unsafe extern "C" fn cw_open(headers: *const Headers, translation: *const Transl
     if flow.backend_address == flow.client {
         // Nobody else sends from there.
         flow.translated_client = hairpin_source(&flow.client);
-        PORTS_OWN
-    } else if from_network == 0 {
-        PORTS_CLIENT
-    } else if deliver::pod(&flow.backend_address).is_some() {
-        PORTS_OWN
-    } else {
-        let Some(node) = deliver::node() else { return PORTS_NONE };
-        let Some(router) = node.router_address_like(&flow.client) else {
-            return PORTS_NONE;
-        };
-        flow.translated_client = router;
-        PORTS_NODE
+        return PORTS_OWN;
+    }
+    let Some(node) = deliver::node() else { return PORTS_NONE };
+    // SAFETY: a valid pointer.
+    let behind = match unsafe { cw_behind(&raw const flow.backend_address, from_network) } {
+        BEHIND_NOBODY if from_network == 0 => return PORTS_CLIENT,
+        BEHIND_NOBODY => return PORTS_OWN,
+        BEHIND_ROUTER => node.router_address_like(&flow.client),
+        _ => node.node_address_like(&flow.client),
+    };
+    let Some(address) = behind else { return PORTS_NONE };
+    flow.translated_client = address;
+    PORTS_NODE
+}
+
+/// The backend sees the client's own address.
+const BEHIND_NOBODY: u32 = 0;
+/// It sees this node's address among the pods.
+const BEHIND_ROUTER: u32 = 1;
+/// It sees this node's address in the network.
+const BEHIND_NODE: u32 = 2;
+
+/// Behind which address a client has to hide from a backend, so that the answer comes back through here. What answers a pod of this
+/// node comes through here anyway, but for backends that are no pods: theirs come to the address that pods leave the cluster with.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_behind(backend: *const Address, from_network: u32) -> u32 {
+    let Some(node) = deliver::node() else {
+        return BEHIND_NOBODY;
+    };
+    if backend.is_null() {
+        return BEHIND_NOBODY;
+    }
+    // SAFETY: not null, and valid as `cw_open` passes it. Copied, as in `cw_onwards`.
+    let backend = &unsafe { ptr::read_volatile(backend) };
+    if deliver::pod(backend).is_some() || node.is_own(backend) {
+        return BEHIND_NOBODY;
+    }
+    let is_pod = deliver::route(backend).is_some();
+    match (from_network != 0, is_pod) {
+        (true, true) => BEHIND_ROUTER,
+        (true, false) => BEHIND_NODE,
+        (false, false) if node.flags & MASQUERADE != 0 => BEHIND_NODE,
+        (false, _) => BEHIND_NOBODY,
     }
 }
 

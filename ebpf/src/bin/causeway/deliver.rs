@@ -251,7 +251,13 @@ pub fn to_service(
         }
         Ok(is_new) if rewrite::apply(skb, headers, translation) => {
             fragment::remember(skb, headers, translation, dry_run);
-            Ok(onwards(skb, &translation.destination).beginning(is_new))
+            // A source of this node's own is not for its stack to see.
+            let sent = if translation.source == headers.source {
+                onwards(skb, &translation.destination)
+            } else {
+                back(skb, &translation.destination)
+            };
+            Ok(sent.beginning(is_new))
         }
         Ok(_) => Ok(Outcome::drop(DropReason::RewriteFailed)),
         Err(reason) => {

@@ -177,6 +177,18 @@ impl Model {
 
     /// Everything that leaves for the network: pods leave behind the node's address, unless the network knows the way to them.
     fn leaving(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+        if self.tables.node.addresses.contains(&packet.source) {
+            let to_tunnel = packet.protocol == protocol::UDP
+                && packet
+                    .ends()
+                    .is_some_and(|(_, to)| to.port() == self.tables.node.tunnel_port);
+            let answered = if to_tunnel {
+                None
+            } else {
+                self.answer_of_node(frame, packet)
+            };
+            return answered.unwrap_or_else(|| Expected::to_stack(untouched(frame), Behalf::NOBODY));
+        }
         let is_inside = match self.tables.route(packet.destination) {
             Some(Route::Tunnel | Route::Native) => true,
             None => false,

@@ -54,7 +54,11 @@ impl Model {
         };
         self.remember_fragments(packet, (flow.shown.ip(), flow.answerer.ip()), behalf);
         let edited = edit::translate(frame, packet, flow.shown, flow.answerer);
-        Ok(self.onwards(edited, flow.answerer.ip(), behalf))
+        Ok(if flow.shown.ip() == client.ip() {
+            self.onwards(edited, flow.answerer.ip(), behalf)
+        } else {
+            self.back(edited, flow.answerer.ip(), behalf)
+        })
     }
 
     /// The flow a client's packet goes on with. A connection cannot go on when its backend is gone.
@@ -96,14 +100,22 @@ impl Model {
         let (shown, ports) = if backend.address.ip() == client.ip() {
             // Nobody else sends from there.
             (hairpin(client.ip()), Ports::Own)
-        } else if scope == Scope::Cluster {
-            (client.ip(), Ports::Unused)
-        } else if self.tables.pods.contains_key(&backend.address.ip()) {
-            (client.ip(), Ports::Own)
         } else {
-            // An answer must come back through here.
-            let router = self.tables.node.router_beside(client.ip());
-            (router.ok_or(DropReason::ConntrackFull)?, Ports::Node)
+            let node = &self.tables.node;
+            match (self.lives(backend.address.ip()), scope) {
+                (Lives::Here, Scope::Node) => (client.ip(), Ports::Own),
+                (Lives::Here | Lives::AmongPods, Scope::Cluster) => (client.ip(), Ports::Unused),
+                (Lives::Outside, Scope::Cluster) if !node.masquerade => (client.ip(), Ports::Unused),
+                // An answer must come back through here.
+                (Lives::AmongPods, Scope::Node) => {
+                    let router = node.router_beside(client.ip());
+                    (router.ok_or(DropReason::ConntrackFull)?, Ports::Node)
+                }
+                (Lives::Outside, _) => {
+                    let address = node.address_beside(client.ip());
+                    (address.ok_or(DropReason::ConntrackFull)?, Ports::Node)
+                }
+            }
         };
         let flow = self.begin(
             tuple,
@@ -114,6 +126,39 @@ impl Model {
             ports,
         );
         flow.ok_or(DropReason::ConntrackFull)
+    }
+
+    fn lives(&self, backend: IpAddr) -> Lives {
+        if self.tables.pods.contains_key(&backend) || self.tables.node.owns(backend) {
+            Lives::Here
+        } else if self.tables.route(backend).is_some() {
+            Lives::AmongPods
+        } else {
+            Lives::Outside
+        }
+    }
+
+    /// An answer of the node's own stack to whom it was asked for, on its way out: it gets the VIP's address where it is.
+    pub(super) fn answer_of_node(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
+        let (source, destination) = packet.ends()?;
+        let tuple = Tuple {
+            protocol: packet.protocol,
+            source,
+            destination,
+        };
+        let now = self.tables.now;
+        let flow = *self.tables.flows.of_backend(&tuple)?;
+        if !flow.is_known_to(Side::Backend, now) {
+            return None;
+        }
+        if let Some(flow) = self.tables.flows.change(&flow.forward()) {
+            flow.hear(Side::Backend, packet, now);
+        }
+        if flow.client.ip() != packet.destination {
+            return None;
+        }
+        let edited = edit::translate(frame, packet, flow.vip, flow.client);
+        Some(Expected::of(Fate::Pass, Verdict::ToStack, edited, on_behalf_of(&flow)))
     }
 
     /// The backend for a new flow.
@@ -473,6 +518,17 @@ impl Model {
         let edited = edit::pass_router((sent.frame, sent.sums));
         Expected::of(Fate::Redirect, Verdict::ToNetwork, edited, behalf)
     }
+}
+
+/// Where a backend is.
+#[derive(Clone, Copy)]
+enum Lives {
+    /// A pod of this node, or the node itself.
+    Here,
+    /// Elsewhere, where the way to pods is known.
+    AmongPods,
+    /// Anywhere else.
+    Outside,
 }
 
 /// A frame as it goes into the tunnel, where the addresses mean nothing.

@@ -1,6 +1,7 @@
 //! The entry points, one file per hook. The kernel shows 15 characters of their names.
 
 mod connect;
+mod from_host;
 mod from_pod;
 mod from_tunnel;
 mod from_uplink;

@@ -8,18 +8,20 @@ use causeway_abi::{
 };
 use causeway_ebpf::{
     flow::Translation,
-    parse::{Fragment, Headers},
+    parse::{Fragment, Headers, protocol},
 };
 
 use crate::{
     conntrack, deliver,
+    hooks::from_host,
     outcome::{self, Outcome},
     parse::{self, Frame},
     rewrite,
     skb::Skb,
 };
 
-/// Gives packets that pods send to the network the node's address.
+/// Gives packets that pods send to the network the node's address, and answers of backends in the node's own network their
+/// service's.
 #[classifier]
 pub fn cw_to_uplink(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
@@ -34,10 +36,21 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     let Some(node) = deliver::node() else {
         return Outcome::TO_STACK;
     };
-    if node.flags & MASQUERADE == 0 || parse::read(skb, headers) != Frame::Ip {
+    if parse::read(skb, headers) != Frame::Ip {
         return Outcome::TO_STACK;
     }
-    if deliver::pod(&headers.source).is_none() || deliver::route(&headers.destination).is_some() {
+    if node.is_node_address(&headers.source) {
+        let is_tunnel = headers.protocol == protocol::UDP && headers.destination_port_be == node.tunnel_port_be;
+        return if is_tunnel {
+            Outcome::TO_STACK
+        } else {
+            from_host::answer(skb, headers, translation, dry_run)
+        };
+    }
+    if node.flags & MASQUERADE == 0
+        || deliver::pod(&headers.source).is_none()
+        || deliver::route(&headers.destination).is_some()
+    {
         return Outcome::TO_STACK;
     }
     // Without an address of the family there is nothing to hide behind.
