@@ -17,5 +17,6 @@ pub mod net;
 pub mod probe;
 pub mod reconcile;
 pub mod runtime;
+pub mod sockets;
 pub mod start;
 pub mod watch;

@@ -153,6 +153,8 @@ pub struct SyncMetrics {
     failures: Family<SyncLabels, Counter>,
     not_applied: Gauge,
     written: Counter,
+    sockets_reset: Counter,
+    resets_sockets: Gauge,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -178,6 +180,8 @@ impl Default for SyncMetrics {
             failures: Family::default(),
             not_applied: Gauge::default(),
             written: Counter::default(),
+            sockets_reset: Counter::default(),
+            resets_sockets: Gauge::default(),
         }
     }
 }
@@ -199,6 +203,26 @@ impl SyncMetrics {
             "Service entries written or removed",
             self.written.clone(),
         );
+        registry.register(
+            "sockets_reset",
+            "Sockets that were destroyed because their backend is gone",
+            self.sockets_reset.clone(),
+        );
+        registry.register(
+            "resets_sockets",
+            "1 when the kernel lets the sockets of gone backends be destroyed, else 0",
+            self.resets_sockets.clone(),
+        );
+    }
+
+    /// Notes whether the kernel destroys sockets.
+    pub fn resets_sockets(&self, can: bool) {
+        self.resets_sockets.set(i64::from(can));
+    }
+
+    /// Counts destroyed sockets.
+    pub fn sockets_reset(&self, count: usize) {
+        self.sockets_reset.inc_by(count as u64);
     }
 
     /// Notes a pass.

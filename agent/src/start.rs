@@ -36,6 +36,7 @@ use crate::{
     reconcile::{
         datapath::Driver,
         events::Recorder,
+        listings::Listings,
         node::{self, desired::Health, facts},
         pods::{
             adopt::addresses_of,
@@ -49,6 +50,7 @@ use crate::{
         routes::{RouteSettings, pod_ranges},
     },
     runtime::{Runtime, RuntimeConfig, SandboxState},
+    sockets::Resetter,
     watch::Watches,
 };
 
@@ -311,6 +313,7 @@ impl Agent<'_> {
             routers: range.routers(),
             tunnel,
         };
+        let listings = Listings::default();
         let context = Context {
             machine: Arc::new(machine),
             client: client.clone(),
@@ -324,6 +327,7 @@ impl Agent<'_> {
                 resolv_conf: fs::read_to_string(&options.resolv_conf).unwrap_or_default(),
                 pids_limit: Some(options.pod_pids),
             },
+            listings: listings.clone(),
             delays: options.delays(),
             metrics: pod_metrics,
         };
@@ -331,6 +335,10 @@ impl Agent<'_> {
         let changes = self.runtime.changes();
         let manager = Manager::new(Arc::new(context), watches.pods.clone(), remembered, strays);
         self.tasks.spawn(manager.run(changes, self.stop.clone()));
+        let origins = datapath
+            .socket_origins()
+            .context("the sockets' origins cannot be read")?;
+        let sockets = Resetter::start(self.runtime.clone(), origins, sync_metrics.clone());
         let driver = Driver {
             datapath,
             watches: watches.clone(),
@@ -347,6 +355,8 @@ impl Agent<'_> {
                 native: options.native_cidrs.clone(),
             },
             network: self.network.clone(),
+            listings,
+            sockets,
         };
         self.inspection.open(Inspector {
             pin_dir: config.pin_dir.clone(),

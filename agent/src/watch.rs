@@ -32,6 +32,14 @@ impl Watches {
         }
     }
 
+    /// Waits until everything was listed at least once.
+    pub async fn all_synced(&self) {
+        self.pods.synced().await;
+        self.services.synced().await;
+        self.endpoints.synced().await;
+        self.nodes.synced().await;
+    }
+
     /// Whether everything was listed at least once.
     pub fn synced(&self) -> bool {
         self.pods.is_synced() && self.services.is_synced() && self.endpoints.is_synced() && self.nodes.is_synced()

@@ -26,7 +26,7 @@ use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layou
 
 use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
-    ServicesOf, SyncReport,
+    ServicesOf, SocketOrigins, SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_HOST, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     pins, pods, routes,
@@ -151,7 +151,8 @@ impl Datapath {
         sync.update(owners, Instant::now(), writer)
     }
 
-    /// Says that by now every owner was brought up to date: backends in adopted maps that nobody wanted are not wanted any more.
+    /// Says that the next update is about every owner that there is and that there was: backends in adopted maps that nobody wants
+    /// after it are not wanted any more.
     pub fn all_services_seen(&self) {
         lock(&self.inner.services).sync.all_seen();
     }
@@ -218,6 +219,11 @@ impl Datapath {
     /// Flips readiness with no system call.
     pub fn readiness(&self) -> ReadinessHandle {
         self.inner.readiness.clone()
+    }
+
+    /// Which sockets were translated when they connected.
+    pub fn socket_origins(&self) -> Result<SocketOrigins, DatapathError> {
+        SocketOrigins::open(&layout::maps_dir(&lock(&self.inner.maps).dir))
     }
 
     /// What removes flows that are over from the connection table.

@@ -11,6 +11,7 @@ mod datapath;
 pub mod desired;
 mod error;
 mod links;
+mod origins;
 mod pins;
 mod pods;
 mod readiness;
@@ -27,6 +28,7 @@ pub use desired::{
     RouteMode, Scope, ServicesOf, SourceRange, VipId,
 };
 pub use error::DatapathError;
+pub use origins::SocketOrigins;
 pub use pins::remove_pins;
 pub use readiness::ReadinessHandle;
 pub use services::{NotApplied, SyncReport};

@@ -1,7 +1,7 @@
 //! READY bits of local pods, flipped the moment a verdict is there.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -38,6 +38,8 @@ struct State {
     /// Indexes of the backends of each pod.
     by_pod: HashMap<IpAddr, Vec<u32>>,
     verdicts: HashMap<IpAddr, Verdict>,
+    /// Pods of which something was said since the last call of `take_changed`.
+    changed: BTreeSet<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,11 +102,17 @@ impl ReadinessHandle {
         self.shared.changed.notified().await;
     }
 
+    /// The pods of which something was said since the last call.
+    pub fn take_changed(&self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.state().changed)
+    }
+
     fn judge(&self, pod: IpAddr, change: impl FnOnce(&mut Verdict)) -> usize {
         let mut state = self.state();
         let verdict = state.verdicts.entry(pod).or_default();
         change(verdict);
         let verdict = *verdict;
+        state.changed.insert(pod);
         let indexes = state.by_pod.get(&pod).map_or(&[][..], Vec::as_slice);
         let flipped = indexes.iter().filter(|index| self.flip(**index, verdict)).count();
         drop(state);

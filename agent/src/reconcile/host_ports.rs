@@ -12,11 +12,34 @@ use std::{
 use causeway_maps::Protocol;
 use causeway_proto::v1::{ContainerPort, Pod};
 
-use super::service_frontends::port_number;
+use super::{
+    service_frontends::{Class, port_number},
+    services_index::{Candidate, ServiceName},
+};
 use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, VipId};
 
 /// How a name begins, by which a pod is told from a service. No namespace has such a name, so no service can be its owner.
 const PREFIX: &str = "hostPort/";
+
+/// The name under which a pod's host ports are kept among services.
+pub fn name_of((namespace, name): (String, String)) -> ServiceName {
+    (format!("{PREFIX}{namespace}"), name)
+}
+
+/// The pod behind the name of its host ports; `None` for a service.
+pub fn pod_named((namespace, name): &ServiceName) -> Option<(&str, &str)> {
+    Some((namespace.strip_prefix(PREFIX)?, name))
+}
+
+/// A pod's host ports and the frontends that it claims by them.
+pub fn candidates(pod: &Arc<Pod>, addresses: &[IpAddr]) -> Vec<Candidate> {
+    let candidate = |mut service: DesiredService| {
+        let frontends = std::mem::take(&mut service.frontends).into_iter();
+        (service, frontends.map(|frontend| (Class::HostPort, frontend)).collect())
+    };
+    let services = host_ports(std::slice::from_ref(pod), addresses);
+    services.into_iter().map(candidate).collect()
+}
 
 /// The host ports of the node's pods, at the node's `addresses`.
 pub fn host_ports(pods: &[Arc<Pod>], addresses: &[IpAddr]) -> Vec<DesiredService> {
@@ -45,13 +68,7 @@ pub fn add_host_ports(services: &mut DesiredServices, host_ports: Vec<DesiredSer
         service.frontends.retain(|frontend| {
             let is_free = taken.insert((frontend.vip, frontend.scope));
             if !is_free {
-                let VipId {
-                    address,
-                    port,
-                    protocol,
-                } = frontend.vip;
-                let problem = format!("port {port}/{protocol} of {address} belongs to a service or to another pod");
-                refused.insert((service.name.clone(), problem));
+                refused.insert((service.name.clone(), taken_port(&frontend.vip)));
             }
             is_free
         });
@@ -62,10 +79,14 @@ pub fn add_host_ports(services: &mut DesiredServices, host_ports: Vec<DesiredSer
     refused
 }
 
-/// Namespace and name of the pod behind the data path's name of a host port.
-pub fn pod_of(name: &str) -> Option<(&str, &str)> {
-    let (pod, _port) = name.strip_prefix(PREFIX)?.rsplit_once(':')?;
-    pod.split_once('/')
+/// Why a pod does not get a port.
+pub fn taken_port(vip: &VipId) -> String {
+    let VipId {
+        address,
+        port,
+        protocol,
+    } = vip;
+    format!("port {port}/{protocol} of {address} belongs to a service or to another pod")
 }
 
 /// Whether a pod runs, or is about to, in a network of its own.
@@ -260,7 +281,8 @@ mod tests {
 
     #[test]
     fn a_name_leads_back_to_its_pod() {
-        assert_eq!(pod_of("hostPort/default/web-1:80"), Some(("default", "web-1")));
-        assert_eq!(pod_of("default/web:http"), None);
+        let name = name_of(("default".into(), "web-1".into()));
+        assert_eq!(pod_named(&name), Some(("default", "web-1")));
+        assert_eq!(pod_named(&("default".into(), "web".into())), None);
     }
 }

@@ -19,11 +19,19 @@ pub enum Class {
     LoadBalancer,
     /// `externalIPs`.
     ExternalIp,
+    /// `hostPort` of a pod of this node.
+    HostPort,
 }
 
 impl Class {
     /// All, in order of precedence.
-    pub const ALL: [Self; 4] = [Self::ClusterIp, Self::NodePort, Self::LoadBalancer, Self::ExternalIp];
+    pub const ALL: [Self; 5] = [
+        Self::ClusterIp,
+        Self::NodePort,
+        Self::LoadBalancer,
+        Self::ExternalIp,
+        Self::HostPort,
+    ];
 }
 
 /// The service's cluster IPs; "None" and "" are no addresses.

@@ -1,17 +1,10 @@
 //! What load balancers ask a node: has this service a ready backend here? (`healthCheckNodePort`) Pure.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use causeway_proto::v1::{EndpointAddress, Endpoints, Service};
 
-use super::{
-    service_frontends::port_number,
-    services::{by_service, key},
-};
+use super::{service_frontends::port_number, services::key};
 use crate::bpf::Readiness;
 
 /// What a health-check port answers for.
@@ -42,36 +35,21 @@ impl HealthCheck {
     }
 }
 
-/// The health-check ports of all services that have one, for the node called `node`.
-pub fn health_checks(
-    services: &[Arc<Service>],
-    endpoints: &[Arc<Endpoints>],
-    node: &str,
-) -> BTreeMap<u16, HealthCheck> {
-    let mut checks = BTreeMap::new();
-    let mut by_key: Option<HashMap<_, _>> = None;
-    for service in services {
-        let Some(spec) = &service.spec else { continue };
-        let Some(port) = port_number(spec.health_check_node_port) else {
-            continue;
-        };
-        if spec.r#type != "LoadBalancer" || spec.external_traffic_policy != "Local" {
-            continue;
-        }
-        let (namespace, name) = key(service.metadata.as_ref());
-        // Few services have such a port, often none.
-        let endpoints = by_key
-            .get_or_insert_with(|| by_service(endpoints))
-            .get(&(namespace, name));
-        let check = HealthCheck {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            pods: endpoints.map_or_else(BTreeMap::new, |endpoints| local_pods(endpoints, node)),
-            ready_always: spec.publish_not_ready_addresses,
-        };
-        checks.insert(port, check);
+/// The health-check port of a service, if it has one, for the node called `node`.
+pub fn health_check(service: &Service, endpoints: Option<&Endpoints>, node: &str) -> Option<(u16, HealthCheck)> {
+    let spec = service.spec.as_ref()?;
+    let port = port_number(spec.health_check_node_port)?;
+    if spec.r#type != "LoadBalancer" || spec.external_traffic_policy != "Local" {
+        return None;
     }
-    checks
+    let (namespace, name) = key(service.metadata.as_ref());
+    let check = HealthCheck {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        pods: endpoints.map_or_else(BTreeMap::new, |endpoints| local_pods(endpoints, node)),
+        ready_always: spec.publish_not_ready_addresses,
+    };
+    Some((port, check))
 }
 
 fn local_pods(endpoints: &Endpoints, node: &str) -> BTreeMap<IpAddr, Readiness> {
@@ -107,18 +85,18 @@ mod tests {
         }
     }
 
-    fn service(policy: &str) -> Arc<Service> {
+    fn service(policy: &str) -> Service {
         let spec = ServiceSpec {
             r#type: "LoadBalancer".into(),
             external_traffic_policy: policy.into(),
             health_check_node_port: 30_100,
             ..ServiceSpec::default()
         };
-        Arc::new(Service {
+        Service {
             metadata: Some(meta()),
             spec: Some(spec),
             status: None,
-        })
+        }
     }
 
     fn address(ip: &str, node: &str) -> EndpointAddress {
@@ -141,12 +119,12 @@ mod tests {
             terminating_addresses: vec![address("10.0.0.4", "a")],
             ..EndpointSubset::default()
         };
-        let endpoints = Arc::new(Endpoints {
+        let endpoints = Endpoints {
             metadata: Some(meta()),
             subsets: vec![subset],
-        });
-        let checks = health_checks(&[service("Local")], std::slice::from_ref(&endpoints), "a");
-        let check = &checks[&30_100];
+        };
+        let (port, check) = health_check(&service("Local"), Some(&endpoints), "a").unwrap();
+        assert_eq!(port, 30_100);
         assert_eq!(check.pods.len(), 4);
         assert_eq!(check.ready(|_, listed| listed), 2);
         // What the node itself knows is newer.
@@ -155,20 +133,14 @@ mod tests {
             ..listed
         };
         assert_eq!(check.ready(first_down), 1);
-        assert_eq!(
-            health_checks(&[service("Local")], &[endpoints], "b")[&30_100]
-                .pods
-                .len(),
-            1
-        );
+        let (_, elsewhere) = health_check(&service("Local"), Some(&endpoints), "b").unwrap();
+        assert_eq!(elsewhere.pods.len(), 1);
     }
 
     #[test]
     fn a_service_without_endpoints_has_none_ready() {
-        assert_eq!(
-            health_checks(&[service("Local")], &[], "a")[&30_100].ready(|_, listed| listed),
-            0
-        );
-        assert!(health_checks(&[service("Cluster")], &[], "a").is_empty());
+        let (_, check) = health_check(&service("Local"), None, "a").unwrap();
+        assert_eq!(check.ready(|_, listed| listed), 0);
+        assert_eq!(health_check(&service("Cluster"), None, "a"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! From the cluster's services and endpoints to what the data path should hold. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -11,6 +11,7 @@ use causeway_proto::v1::{EndpointAddress, EndpointSubset, Endpoints, ObjectMeta,
 
 use super::{
     service_frontends::{Class, cluster_ips, frontends, port_number},
+    services_index::{Candidate, FrontendIndex, ServiceName},
     topology::{Distance, Distribution, Topology, prefer},
 };
 use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Readiness};
@@ -29,9 +30,8 @@ pub struct NodeView {
 
 /// Every port of every service in every address family, with its frontends and its backends, ready or not.
 ///
-/// Endpoints belong to the service of their name. A port's backends are those ports of the subsets that have its name and
-/// protocol, of the frontends' family. Headless services have no VIP, so they are not here; neither are services whose VIP is not
-/// allocated yet. `known` says what this node itself knows of one of its pods, which is newer than the list.
+/// This looks at everything; [`candidates`] and a [`FrontendIndex`] that is kept do the same for single services. Endpoints belong
+/// to the service of their name.
 pub fn desired_services(
     services: &[Arc<Service>],
     endpoints: &[Arc<Endpoints>],
@@ -39,84 +39,85 @@ pub fn desired_services(
     known: impl Fn(IpAddr, Readiness) -> Readiness,
 ) -> DesiredServices {
     let endpoints = by_service(endpoints);
-    let mut services: Vec<_> = services
-        .iter()
-        .map(|service| (key(service.metadata.as_ref()), service))
-        .collect();
-    services.sort_by_key(|(key, _)| *key);
+    let mut index = FrontendIndex::default();
+    let mut all = Vec::with_capacity(services.len());
+    for service in services {
+        let (namespace, name) = key(service.metadata.as_ref());
+        let endpoints = endpoints.get(&(namespace, name)).map(|endpoints| &***endpoints);
+        let candidates = candidates(service, endpoints, node, &known);
+        let name: ServiceName = (namespace.to_owned(), name.to_owned());
+        index.update(&name, &candidates);
+        all.push((name, candidates));
+    }
+    let resolved = all
+        .into_iter()
+        .flat_map(|(name, candidates)| index.resolve(&name, candidates, warn_of_loss));
+    let mut services: Vec<_> = resolved.collect();
+    services.sort_by_key(|service| service.frontends.first().map(|frontend| (frontend.scope, frontend.vip)));
+    DesiredServices { services }
+}
+
+/// Two services with one address are an error elsewhere, and must not take turns here.
+pub fn warn_of_loss(service: &DesiredService, class: Class, frontend: &Frontend) {
+    let (service, vip) = (&service.name, frontend.vip);
+    tracing::debug!(service, ?class, ?vip, "another service has this address and port");
+}
+
+/// The ports of one service in every address family, each with all frontends that it claims and its backends.
+///
+/// A port's backends are those ports of the subsets that have its name and protocol, of the frontends' family. Headless services
+/// have no VIP, so they have no candidates; neither have services whose VIP is not allocated yet. `known` says what this node itself
+/// knows of one of its pods, which is newer than the list.
+pub fn candidates(
+    service: &Service,
+    endpoints: Option<&Endpoints>,
+    node: &NodeView,
+    known: &impl Fn(IpAddr, Readiness) -> Readiness,
+) -> Vec<Candidate> {
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let key = key(service.metadata.as_ref());
+    let subsets = endpoints.map_or(&[][..], |endpoints| endpoints.subsets.as_slice());
+    let distribution = Distribution::from_name(&spec.traffic_distribution);
     let mut candidates = Vec::new();
-    for (key, service) in services {
-        let Some(spec) = &service.spec else { continue };
-        let subsets = endpoints
-            .get(&key)
-            .map_or(&[][..], |endpoints| endpoints.subsets.as_slice());
-        for cluster_ip in cluster_ips(spec) {
-            for port in &spec.ports {
-                let (Some(protocol), Some(number)) = (Protocol::from_name(&port.protocol), port_number(port.port))
-                else {
-                    let (namespace, name) = key;
-                    tracing::warn!(
-                        namespace,
-                        service = name,
-                        port = port.port,
-                        "service port not understood"
-                    );
-                    continue;
-                };
-                let backends = Backends {
-                    port,
-                    protocol,
-                    ipv4: cluster_ip.is_ipv4(),
-                    ready_always: spec.publish_not_ready_addresses,
-                    topology: &node.topology,
-                    known: &known,
-                };
-                let distribution = Distribution::from_name(&spec.traffic_distribution);
-                let desired = DesiredService {
-                    name: service_name(key, port, number),
-                    affinity_seconds: affinity_seconds(spec),
-                    frontends: Vec::new(),
-                    backends: backends.of(subsets, distribution),
-                };
-                let frontends = frontends(service, spec, port, protocol, cluster_ip, &node.addresses);
-                candidates.push((desired, frontends));
-            }
+    for cluster_ip in cluster_ips(spec) {
+        for port in &spec.ports {
+            let (Some(protocol), Some(number)) = (Protocol::from_name(&port.protocol), port_number(port.port)) else {
+                let (namespace, name) = key;
+                tracing::warn!(
+                    namespace,
+                    service = name,
+                    port = port.port,
+                    "service port not understood"
+                );
+                continue;
+            };
+            let backends = Backends {
+                port,
+                protocol,
+                ipv4: cluster_ip.is_ipv4(),
+                ready_always: spec.publish_not_ready_addresses,
+                topology: &node.topology,
+                known,
+            };
+            let desired = DesiredService {
+                name: service_name(key, port, number),
+                affinity_seconds: affinity_seconds(spec),
+                frontends: Vec::new(),
+                backends: backends.of(subsets, distribution),
+            };
+            let frontends = frontends(service, spec, port, protocol, cluster_ip, &node.addresses);
+            candidates.push((desired, frontends));
         }
     }
-    DesiredServices {
-        services: without_conflicts(candidates),
-    }
+    candidates
 }
 
 /// True when which backends are chosen depends on more than the lists: on what is near and ready.
-pub fn depends_on_readiness(services: &[Arc<Service>]) -> bool {
-    let mut specs = services.iter().filter_map(|service| service.spec.as_ref());
-    specs.any(|spec| Distribution::from_name(&spec.traffic_distribution) != Distribution::Anywhere)
-}
-
-/// Gives each frontend to one service: to what comes first in [`Class::ALL`], then to the first service by name. Two services with
-/// one address are an error elsewhere, and must not take turns here.
-fn without_conflicts(mut candidates: Vec<(DesiredService, Vec<(Class, Frontend)>)>) -> Vec<DesiredService> {
-    let mut taken = HashSet::new();
-    for class in Class::ALL {
-        for (service, frontends) in &mut candidates {
-            for (_, frontend) in frontends.extract_if(.., |(of, _)| *of == class) {
-                if taken.insert((frontend.vip, frontend.scope)) {
-                    service.frontends.push(frontend);
-                } else {
-                    let (service, vip) = (&service.name, frontend.vip);
-                    tracing::warn!(service, ?class, ?vip, "another service has this address and port");
-                }
-            }
-        }
-    }
-    let mut services: Vec<_> = candidates
-        .into_iter()
-        .map(|(service, _)| service)
-        .filter(|service| !service.frontends.is_empty())
-        .collect();
-    services.sort_by_key(|service| service.frontends.first().map(|frontend| (frontend.scope, frontend.vip)));
-    services
+pub fn depends_on_readiness(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|spec| Distribution::from_name(&spec.traffic_distribution) != Distribution::Anywhere)
 }
 
 /// Namespace and name.

@@ -1,6 +1,7 @@
 //! Causeway's maps, by the agent's own code, from the objects that the API server gives it.
 
 use std::{
+    collections::HashMap,
     fs,
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -15,14 +16,17 @@ use causeway_abi::{
 };
 use causeway_agent::{
     bpf::{FlowCollector, MapSizes, monotonic_now},
-    reconcile::services::{NodeView, desired_services},
+    reconcile::{
+        services_index::ServiceName,
+        services_planner::{Seen, ServicePlanner},
+    },
 };
 use causeway_maps::{AddressExt as _, PinnedMaps, Protocol, pins, shape};
 use causeway_proto::v1;
 
 use super::{Passed, Programmer, objects};
 use crate::{
-    service::{ENDPOINTS, Service, ServicePort, Transport},
+    service::{ENDPOINTS, NAMESPACE, Service, ServicePort, Transport},
     site::{Causeway, Site},
 };
 
@@ -46,47 +50,72 @@ pub fn sizes(services: usize) -> MapSizes {
 pub struct CausewayProgrammer {
     maps: PinnedMaps,
     flows: FlowCollector,
-    /// The cluster as an agent knows it.
-    services: Vec<Arc<v1::Service>>,
-    endpoints: Vec<Arc<v1::Endpoints>>,
-    view: NodeView,
-    /// As the other node sees it.
-    other_view: NodeView,
+    cluster: Cluster,
+    planner: ServicePlanner,
+    /// The other node's.
+    other_planner: ServicePlanner,
+}
+
+/// The cluster as an agent knows it.
+#[derive(Default)]
+struct Cluster {
+    objects: HashMap<ServiceName, (Arc<v1::Service>, Arc<v1::Endpoints>)>,
 }
 
 impl CausewayProgrammer {
     /// On a node whose maps hold no service.
     pub fn new(site: &Site) -> Result<Self> {
         let part = part(site)?;
+        let planner = |node| {
+            let mut planner = ServicePlanner::default();
+            planner.set_view(objects::view(node));
+            planner
+        };
         Ok(Self {
             maps: PinnedMaps::open(&part.pin_dir).context("cannot open the pinned maps")?,
             flows: part
                 .datapath
                 .flow_collector()
                 .context("cannot open the connection table")?,
-            services: Vec::new(),
-            endpoints: Vec::new(),
-            view: objects::view(objects::NODE),
-            other_view: objects::view(objects::OTHER_NODE),
+            cluster: Cluster::default(),
+            planner: planner(objects::NODE),
+            other_planner: planner(objects::OTHER_NODE),
         })
     }
 
-    /// Brings everything that is desired into the node's maps, as the agent does whatever has changed.
-    fn sync(&self, site: &Site) -> Result<()> {
-        self.sync_node(part(site)?, &self.view)
+    /// Brings one service into the other node's maps, if that has to know of it, or all.
+    fn sync_elsewhere(&mut self, site: &Site, changed: Option<&ServiceName>) -> Result<()> {
+        // Only an answer that goes out there directly has to be translated there.
+        match site.other().filter(|_| site.answers_directly()) {
+            Some(other) => self.cluster.sync(other, &mut self.other_planner, changed),
+            None => Ok(()),
+        }
     }
+}
 
-    fn sync_node(&self, node: &Causeway, view: &NodeView) -> Result<()> {
+impl Cluster {
+    /// Brings one service into a node's maps, or all, as the agent does with those that may have changed.
+    fn sync(&self, node: &Causeway, planner: &mut ServicePlanner, changed: Option<&ServiceName>) -> Result<()> {
         let readiness = node.datapath.readiness();
-        let desired = desired_services(&self.services, &self.endpoints, view, |pod, listed| {
-            readiness.known(pod, listed)
-        });
-        let report = node.datapath.sync_services(&desired);
+        let look = |name: &ServiceName| {
+            let (service, endpoints) = self.objects.get(name).cloned().unzip();
+            Seen::Service(service, endpoints)
+        };
+        let known = |pod, listed| readiness.known(pod, listed);
+        let wanted = match changed {
+            Some(name) => planner.plan([name.clone()], look, known),
+            None => planner.plan(self.objects.keys().cloned(), look, known),
+        };
+        let report = node.datapath.update_services(&wanted.owners);
         match report.not_applied.first() {
             None => Ok(()),
             Some(first) => bail!("{} services not applied, the first: {first}", report.not_applied.len()),
         }
     }
+}
+
+fn name(service: &Service) -> ServiceName {
+    (NAMESPACE.to_owned(), service.name())
 }
 
 fn part(site: &Site) -> Result<&Causeway> {
@@ -95,32 +124,34 @@ fn part(site: &Site) -> Result<&Causeway> {
 
 impl Programmer for CausewayProgrammer {
     fn prepare(&mut self, services: &[Service]) {
-        self.services = services
+        let objects = |service: &Service| {
+            (
+                Arc::new(objects::service(service)),
+                Arc::new(objects::endpoints(service)),
+            )
+        };
+        self.cluster.objects = services
             .iter()
-            .map(|service| Arc::new(objects::service(service)))
-            .collect();
-        self.endpoints = services
-            .iter()
-            .map(|service| Arc::new(objects::endpoints(service)))
+            .map(|service| (name(service), objects(service)))
             .collect();
     }
 
     fn program(&mut self, site: &Site, _: &[Service]) -> Result<()> {
-        self.sync(site)
+        self.cluster.sync(part(site)?, &mut self.planner, None)
     }
 
     fn change(&mut self, site: &Site, services: &[Service], changed: usize) -> Result<()> {
-        self.endpoints[changed] = Arc::new(objects::endpoints(&services[changed]));
-        self.sync(site)?;
-        self.program_elsewhere(site)
+        let service = &services[changed];
+        let name = name(service);
+        if let Some((_, endpoints)) = self.cluster.objects.get_mut(&name) {
+            *endpoints = Arc::new(objects::endpoints(service));
+        }
+        self.cluster.sync(part(site)?, &mut self.planner, Some(&name))?;
+        self.sync_elsewhere(site, Some(&name))
     }
 
     fn program_elsewhere(&mut self, site: &Site) -> Result<()> {
-        // Only an answer that goes out there directly has to be translated there.
-        match site.other().filter(|_| site.answers_directly()) {
-            Some(other) => self.sync_node(other, &self.other_view),
-            None => Ok(()),
-        }
+        self.sync_elsewhere(site, None)
     }
 
     fn flip(&mut self, site: &Site, backend: Ipv4Addr, ready: bool) -> Result<bool> {

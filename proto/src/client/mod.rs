@@ -6,6 +6,7 @@
 
 mod backoff;
 mod connect;
+mod dirty;
 pub mod error;
 mod options;
 pub mod reflector;
@@ -17,6 +18,7 @@ pub mod watcher;
 
 pub use backoff::Backoff;
 pub use connect::{Client, ConnectError};
+pub use dirty::DirtyKeys;
 pub use error::{ClientError, Violation};
 pub use options::{DeleteOptions, ListOptions, Propagation};
 pub use reflector::{Changes, Reflector, Store};

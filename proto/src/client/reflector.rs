@@ -11,14 +11,14 @@ use std::{
 
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{Change, Client, ListOptions, Watcher};
+use super::{Change, Client, DirtyKeys, ListOptions, Watcher, dirty::Readers};
 use crate::{
     resource::Resource,
     v1::{Object, ObjectMeta},
 };
 
 /// Namespace and name.
-type Key = (String, String);
+pub type Key = (String, String);
 
 /// Starts the background task that keeps a [`Store`].
 #[derive(Debug)]
@@ -37,6 +37,7 @@ impl<T: Resource> Reflector<T> {
         let shared = Arc::new(Shared {
             objects: RwLock::default(),
             changes: watch::Sender::new(()),
+            readers: Readers::default(),
             synced: watch::Sender::new(false),
         });
         let task = tokio::spawn(keep(Arc::clone(&shared), watcher)).abort_handle();
@@ -50,6 +51,7 @@ impl<T: Resource> Reflector<T> {
 struct Shared<T> {
     objects: RwLock<BTreeMap<Key, Arc<T>>>,
     changes: watch::Sender<()>,
+    readers: Readers,
     synced: watch::Sender<bool>,
 }
 
@@ -84,31 +86,42 @@ async fn keep<T: Resource>(shared: Arc<Shared<T>>, mut watcher: Watcher) {
 
 impl<T: Resource> Shared<T> {
     fn apply(&self, change: Change) {
-        let changed = match change {
+        let mut changed = Vec::new();
+        let replaced = matches!(change, Change::Replaced(_));
+        match change {
             Change::Replaced(items) => {
                 let fresh: BTreeMap<Key, Arc<T>> = items.into_iter().filter_map(entry).collect();
                 self.write(|objects| {
                     // An object that did not change keeps its allocation, so that readers can compare pointers.
                     let kept = |(key, new): (Key, Arc<T>)| match objects.remove(&key) {
                         Some(old) if *old == *new => (key, old),
-                        _ => (key, new),
+                        _ => {
+                            changed.push(key.clone());
+                            (key, new)
+                        }
                     };
                     let next: BTreeMap<Key, Arc<T>> = fresh.into_iter().map(kept).collect();
-                    *objects = next;
+                    changed.extend(std::mem::replace(objects, next).into_keys());
                 });
                 self.synced.send_replace(true);
-                true
             }
-            Change::Applied(object) => entry(object).is_some_and(|(key, object)| {
-                self.write(|objects| objects.insert(key, object));
-                true
-            }),
-            Change::Deleted(object) => object
-                .meta()
-                .is_some_and(|meta| self.write(|objects| objects.remove(&key(meta))).is_some()),
-            Change::Bookmark | Change::Interrupted(_) => false,
-        };
-        if changed {
+            Change::Applied(object) => {
+                if let Some((key, object)) = entry(object) {
+                    changed.push(key.clone());
+                    self.write(|objects| objects.insert(key, object));
+                }
+            }
+            Change::Deleted(object) => {
+                let key = object.meta().map(key);
+                changed.extend(key.filter(|key| self.write(|objects| objects.remove(key)).is_some()));
+            }
+            Change::Bookmark | Change::Interrupted(_) => {}
+        }
+        // After the objects: who is told finds them changed.
+        if !changed.is_empty() {
+            self.readers.mark(&changed);
+        }
+        if replaced || !changed.is_empty() {
             self.changes.send_replace(());
         }
     }
@@ -180,6 +193,12 @@ impl<T: Resource> Store<T> {
             receiver.mark_changed();
         }
         Changes(receiver)
+    }
+
+    /// A subscription to the names of what changes, beginning with all that is there.
+    pub fn dirty(&self) -> DirtyKeys {
+        // Under the lock, so that nothing changes between the look and the subscription.
+        self.read(|objects| self.shared.readers.add(objects.keys().cloned()))
     }
 
     fn read<R>(&self, look: impl FnOnce(&BTreeMap<Key, Arc<T>>) -> R) -> R {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use causeway_maps::MapsError;
 
-use super::super::desired::{BackendId, VipId};
+use super::super::desired::{BackendId, VipId, owner_of};
 
 /// What one pass wrote, and what it could not.
 #[derive(Debug, Default)]
@@ -41,6 +41,13 @@ pub struct NotApplied {
     pub vip: VipId,
     /// Why.
     pub reason: Reason,
+}
+
+impl NotApplied {
+    /// "namespace/name".
+    pub fn owner(&self) -> &str {
+        owner_of(&self.name)
+    }
 }
 
 impl fmt::Display for NotApplied {

@@ -122,8 +122,8 @@ impl ServiceSync {
         self.apply_all(&by_owner.collect(), now, writer)
     }
 
-    /// Says that every owner was brought up to date since the maps were adopted: backends that nobody wanted so far are not
-    /// wanted any more.
+    /// Says that the next update is about every owner that there is and that there was: backends in adopted maps that nobody wants
+    /// after it are not wanted any more.
     pub fn all_seen(&mut self) {
         self.backends.all_seen();
     }

@@ -16,7 +16,10 @@ use super::{
     record::Records,
     spec::NodeSettings,
 };
-use crate::{metrics::PodMetrics, reconcile::events::Recorder};
+use crate::{
+    metrics::PodMetrics,
+    reconcile::{events::Recorder, listings::Listings},
+};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Context<M> {
     pub addresses: Addresses,
     /// What holds for every pod.
     pub node: NodeSettings,
+    /// Which pods the endpoints list.
+    pub listings: Listings,
     /// Back-off and drain times.
     pub delays: Delays,
     /// Counters.

@@ -137,6 +137,8 @@ pub struct Termination {
     pub grace: Duration,
     /// Its backends are marked TERMINATING.
     pub marked: bool,
+    /// Endpoints at the control plane, by which other nodes go, do not know yet that it ends.
+    pub listed: bool,
     /// The API server still has the object and waits for the node to delete it.
     pub confirm: bool,
 }
@@ -265,6 +267,8 @@ pub struct Delays {
     pub retry: Policy,
     /// Between taking a pod out of the data path and SIGTERM, so that other nodes stop sending first.
     pub drain: Duration,
+    /// The same at most, while a list at the control plane still sends new connections to the pod.
+    pub drain_limit: Duration,
 }
 
 impl Default for Delays {
@@ -277,6 +281,7 @@ impl Default for Delays {
                 reset_after: Duration::MAX,
             },
             drain: Duration::from_millis(500),
+            drain_limit: Duration::from_secs(5),
         }
     }
 }

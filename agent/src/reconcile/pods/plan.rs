@@ -76,6 +76,9 @@ impl Plan {
     }
 }
 
+/// How often it is looked whether the endpoints know that a pod ends.
+const LISTED_AGAIN: Duration = Duration::from_millis(50);
+
 /// Plans the next steps for a pod.
 pub fn plan(view: &PodView<'_>, delays: &Delays, now: SystemTime) -> Plan {
     let mut plan = Plan::default();
@@ -183,11 +186,13 @@ fn terminate(plan: &mut Plan, view: &PodView<'_>, termination: Termination, dela
     }
     let overdue = left(termination.since, termination.grace, now);
     let was_serving = view.attached && view.containers.iter().all(ContainerView::is_ready);
-    let drain = if was_serving {
-        delays.drain.min(termination.grace / 2)
-    } else {
-        Duration::ZERO
+    // Never so long that too little is left for the process to end by itself.
+    let drain = match (was_serving, termination.listed) {
+        (false, _) => Duration::ZERO,
+        (true, false) => delays.drain,
+        (true, true) => delays.drain.max(delays.drain_limit),
     };
+    let drain = drain.min(termination.grace / 2);
     for container in running {
         let name = container.spec.name.clone();
         match (overdue, container.stopping) {
@@ -196,7 +201,11 @@ fn terminate(plan: &mut Plan, view: &PodView<'_>, termination: Termination, dela
             (Some(until_kill), Some(_)) => plan.wake(until_kill),
             (Some(until_kill), None) => {
                 if let Some(draining) = left(termination.since, drain, now) {
-                    plan.wake(draining);
+                    plan.wake(if termination.listed {
+                        draining.min(LISTED_AGAIN)
+                    } else {
+                        draining
+                    });
                 } else {
                     plan.act(Action::Terminate(name, Cause::PodDeleted));
                     plan.wake(until_kill);

@@ -25,6 +25,7 @@ const DELAYS: Delays = Delays {
         reset_after: Duration::MAX,
     },
     drain: Duration::from_secs(1),
+    drain_limit: Duration::from_secs(5),
 };
 
 fn actions(view: &PodView<'_>, second: u64) -> Vec<Action> {
@@ -40,6 +41,7 @@ fn ending(since: u64) -> Option<Termination> {
         since: at(since),
         grace: Duration::from_secs(30),
         marked: false,
+        listed: false,
         confirm: true,
     })
 }
@@ -275,6 +277,35 @@ fn a_deleted_pod_leaves_the_data_path_then_drains_then_ends() {
 }
 
 #[test]
+fn a_process_is_told_to_end_when_other_nodes_can_know_or_have_had_long_enough() {
+    let pod = pod("Always", &[], &["web"]);
+    let mut view = running(&pod);
+    let listed = |grace: u64, listed: bool| {
+        let (marked, grace) = (true, Duration::from_secs(grace));
+        ending(10).map(|ending| Termination {
+            marked,
+            listed,
+            grace,
+            ..ending
+        })
+    };
+    let end = [Action::Terminate("web".into(), Cause::PodDeleted)];
+    view.termination = listed(30, true);
+    assert_eq!(actions(&view, 14), []);
+    assert!(
+        plan(&view, &DELAYS, at(14)).wake_in.unwrap() < Duration::from_secs(1),
+        "it is looked at again soon"
+    );
+    assert_eq!(actions(&view, 15), end, "at the limit");
+    view.termination = listed(30, false);
+    assert_eq!(actions(&view, 14), end, "as soon as the endpoints say so");
+    view.termination = listed(4, true);
+    assert_eq!(actions(&view, 12), end, "half the grace period belongs to the process");
+    view.containers[0].verdict.ready = false;
+    assert_eq!(actions(&view, 10), end, "who took no connections has none to lose");
+}
+
+#[test]
 fn a_pod_that_took_no_traffic_is_not_drained() {
     let pod = pod("Always", &[], &["web"]);
     let mut view = running(&pod);
@@ -353,15 +384,15 @@ proptest! {
         sandbox in prop_oneof![Just(Sandbox::Absent), Just(Sandbox::Alive), Just(Sandbox::Broken)],
         is_attached: bool,
         has_address: bool,
-        end in prop::option::of((0..60_u64, 0..40_u64, any::<bool>(), any::<bool>())),
+        end in prop::option::of((0..60_u64, 0..40_u64, any::<bool>(), any::<bool>(), any::<bool>())),
         containers in prop::collection::vec(any_container(), 3),
         now in 0..120_u64,
     ) {
         let pod = pod(policy, &["one"], &["web", "log"]);
         let mut view = PodView { sandbox, attached: is_attached, ..attached(&pod) };
         if !has_address { view.addresses = &[]; }
-        view.termination = end.map(|(since, grace, marked, confirm)| {
-            Termination { since: at(since), grace: Duration::from_secs(grace), marked, confirm }
+        view.termination = end.map(|(since, grace, marked, listed, confirm)| {
+            Termination { since: at(since), grace: Duration::from_secs(grace), marked, listed, confirm }
         });
         let all = view.init.iter_mut().chain(&mut view.containers);
         for (container, (run, unhealthy, stopping, crashes, failures)) in all.zip(containers) {

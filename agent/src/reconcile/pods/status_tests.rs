@@ -178,6 +178,7 @@ fn a_pod_that_goes_shows_its_ended_containers() {
         since: at(4),
         grace: Duration::from_secs(30),
         marked: true,
+        listed: false,
         confirm: true,
     });
     let status = compute(&view);

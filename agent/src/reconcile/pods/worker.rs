@@ -288,6 +288,7 @@ impl<M: Machine> Worker<M> {
                 since: ending.since,
                 grace: ending.grace,
                 marked: self.marked,
+                listed: self.context.listings.list(&self.record.addresses),
                 confirm: ending.confirm,
             }),
             init: list(|spec| &spec.init_containers),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     metrics::PodMetrics,
     probe::ProbeKind,
-    reconcile::events::Recorder,
+    reconcile::{events::Recorder, listings::Listings},
     runtime::{ContainerState, SandboxSpec},
 };
 
@@ -53,7 +53,9 @@ fn context(directory: &TempDir) -> Arc<Context<Fake>> {
             restart: quick(20),
             retry: quick(20),
             drain: Duration::from_millis(20),
+            drain_limit: Duration::from_millis(40),
         },
+        listings: Listings::default(),
         metrics: PodMetrics::default(),
     })
 }

@@ -225,3 +225,35 @@ async fn patches_and_applies_carry_their_json() {
     assert_eq!(applied.outcome, crate::v1::apply_response::Outcome::Unchanged);
     assert_eq!(fake.last_patch(), manifest.to_string());
 }
+
+#[tokio::test]
+async fn names_of_what_changed_are_told() {
+    let fake = Fake::start();
+    fake.put(pod("a", ""));
+    fake.put(pod("b", ""));
+    let store = reflect(&fake);
+    let names = |dirty: &DirtyKeys| dirty.take().into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+    let early = store.dirty();
+    bounded(store.synced()).await;
+    bounded(early.marked()).await;
+    until_dirty(&early, &["a", "b"]).await;
+    let late = store.dirty();
+    bounded(late.marked()).await;
+    assert_eq!(names(&late), ["a", "b"], "what is there has not been looked at yet");
+    fake.put(pod("b", "node-1"));
+    until_dirty(&late, &["b"]).await;
+    fake.remove("a");
+    until_dirty(&late, &["a"]).await;
+    until_dirty(&early, &["a", "b"]).await;
+    assert!(late.take().is_empty());
+}
+
+/// Waits until exactly these have been told, in however many parts.
+async fn until_dirty(dirty: &DirtyKeys, wanted: &[&str]) {
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < wanted.len() {
+        bounded(dirty.marked()).await;
+        seen.extend(dirty.take().into_iter().map(|(_, name)| name));
+    }
+    assert!(seen.iter().map(String::as_str).eq(wanted.iter().copied()), "{seen:?}");
+}
