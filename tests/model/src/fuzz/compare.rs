@@ -367,3 +367,109 @@ fn affinity(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<St
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_abi::event::Verdict;
+
+    use super::*;
+    use crate::fuzz::case::{Carries, PacketSpec};
+    use crate::fuzz::world;
+    use crate::model::tables::{Backend, Scope, Service, Vip};
+    use crate::model::{Hook, Model};
+
+    fn model() -> Model {
+        let mut tables = world::tables();
+        let backend = Backend {
+            address: "10.244.1.6:8080".parse().unwrap(),
+            ready: true,
+            terminating: false,
+            generation: 1,
+        };
+        tables.backends.insert(3, backend);
+        let vip = Vip {
+            scope: Scope::Cluster,
+            protocol: 6,
+            address: "10.96.0.10:80".parse().unwrap(),
+        };
+        let service = Service {
+            id: 1,
+            table: vec![3; 16],
+            previous: Vec::new(),
+            changes: 0,
+            affinity: None,
+            sources: None,
+        };
+        tables.services.insert(vip, service);
+        Model::new(tables)
+    }
+
+    fn segment(from: &str, to: &str) -> Vec<u8> {
+        craft::packet(&PacketSpec {
+            at: Hook::FromPod,
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            carries: Carries::Tcp("S".to_owned()),
+            payload: 5,
+            odd: Vec::new(),
+            chosen: None,
+            mark: 0,
+        })
+    }
+
+    /// What the programs make of a segment to the service.
+    fn right() -> Seen {
+        let mut frame = segment("10.244.1.5:8256", "10.244.1.6:8080");
+        frame[..12].copy_from_slice(&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, 1]);
+        frame[22] -= 1;
+        let sum = crate::model::sum::field(&[&frame[14..24], &frame[26..34]]);
+        frame[24..26].copy_from_slice(&sum);
+        Seen {
+            fate: Fate::Redirect,
+            frame,
+            mark: 0,
+            told: Some(Told {
+                verdict: Verdict::ToPod as u8,
+                reason: 0,
+                service: 1,
+                backend: 3,
+            }),
+        }
+    }
+
+    fn differences(seen: &Seen) -> Vec<String> {
+        let expected = model().expect(Hook::FromPod, &segment("10.244.1.5:40000", "10.96.0.10:80"), 0, seen);
+        packet(&expected, seen, true)
+    }
+
+    #[test]
+    fn what_is_right_is_no_difference() {
+        assert_eq!(differences(&right()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_wrong_byte_is_a_difference() {
+        for at in 0..right().frame.len() {
+            let mut seen = right();
+            seen.frame[at] ^= 0x10;
+            assert!(!differences(&seen).is_empty(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn everything_else_that_is_wrong_is_a_difference() {
+        let changes: [fn(&mut Seen); 6] = [
+            |seen| seen.fate = Fate::Pass,
+            |seen| seen.mark = 1,
+            |seen| seen.told = None,
+            |seen| seen.frame.truncate(40),
+            |seen| seen.frame.push(0),
+            |seen| seen.told.as_mut().unwrap().service = 2,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut seen = right();
+            change(&mut seen);
+            assert!(!differences(&seen).is_empty(), "change {number}");
+        }
+    }
+}

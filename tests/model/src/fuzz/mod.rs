@@ -2,22 +2,24 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `random`, `generate` | make sequences up |
+//! | `random`, `places`, `generate` | make sequences up |
 //! | `case`, `craft` | sequences as text; packets as bytes |
 //! | `world` | the node they happen on |
 //! | `kernel`, `table` | the programs and their maps |
 //! | `wire` | the tunnel's headers |
-//! | `run`, `compare` | both go through a sequence; where they differ |
+//! | `run`, `change`, `compare` | both go through a sequence; where they differ |
 //! | `shrink` | what is left of a sequence that matters |
 //!
 //! A sequence holds everything it needs: the same one gives the same result at any time, but for the choices that the programs
 //! are free to make.
 
 pub mod case;
+mod change;
 mod compare;
 pub mod craft;
 pub mod generate;
 pub mod kernel;
+mod places;
 pub mod random;
 pub mod run;
 pub mod shrink;

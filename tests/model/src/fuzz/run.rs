@@ -5,30 +5,24 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use causeway_abi::backend::{IN_USE, LOCAL, READY, TERMINATING};
 use causeway_abi::counter::ServiceCounters;
 use causeway_abi::event::Verdict;
-use causeway_abi::service::{
-    NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_SOURCE_RANGES, ServiceKey, Slot, SourceRangeKey,
-};
-
+use causeway_abi::service::{Slot, SourceRangeKey};
 use nix::sched::{CloneFlags, unshare};
 
-use super::case::{Action, AnswerSpec, BackendSpec, Case, ErrorSpec, ServiceSpec, VipSpec};
+use super::case::{Action, AnswerSpec, Case, ErrorSpec, VipSpec};
+use super::change::{service_key, source_ranges};
 use super::compare::{self, Baseline};
-use super::kernel::{BACKENDS, Kernel, SERVICES, SLOTS, clock};
-use super::world::{self, mapped};
+use super::kernel::{Kernel, clock};
+use super::world;
 use super::{craft, wire, world::tables};
 use crate::model::frame::{self, Frame};
-use crate::model::tables::{Backend, Scope, Service, Vip};
 use crate::model::{Fate, Hook, MARK_TUNNEL_KEY, Model, Seen};
 
 /// A sequence that takes longer than this by the clock is begun again: then time passed that no step told of.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// How often.
 const ATTEMPTS: usize = 50;
-/// Each service has this many slots to itself.
-const SLOTS_EACH: u32 = SLOTS / (SERVICES + 1);
 
 /// What came of a sequence.
 #[derive(Clone, Debug)]
@@ -76,7 +70,7 @@ struct Made {
 
 /// The programs, and what they counted before.
 pub struct Runner {
-    kernel: Kernel,
+    pub(super) kernel: Kernel,
     baseline: Baseline,
 }
 
@@ -128,14 +122,16 @@ impl Runner {
     }
 }
 
-struct Sequence<'a> {
-    runner: &'a mut Runner,
-    model: Model,
+pub(super) struct Sequence<'a> {
+    pub(super) runner: &'a mut Runner,
+    pub(super) model: Model,
     made: BTreeMap<u32, Made>,
     /// Slots of services, as they are in the map.
-    slots: BTreeMap<VipSpec, Vec<Slot>>,
+    pub(super) slots: BTreeMap<VipSpec, Vec<Slot>>,
+    /// How often each service's table has changed, its id, and its session affinity.
+    pub(super) programmed: BTreeMap<VipSpec, (u32, u32, u32)>,
     /// Source ranges by service id, as they are in the map.
-    ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
+    pub(super) ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
     packets: u64,
     by_xdp: u64,
     /// Whether nothing more can be compared.
@@ -152,6 +148,7 @@ impl<'a> Sequence<'a> {
             runner,
             model: Model::new(tables),
             slots: BTreeMap::new(),
+            programmed: BTreeMap::new(),
             made: BTreeMap::new(),
             ranges: BTreeMap::new(),
             packets: 0,
@@ -210,7 +207,9 @@ impl<'a> Sequence<'a> {
     }
 
     fn packet(&mut self, id: u32, at: Hook, frame: &[u8], mark: u32, watched: bool) -> Result<Option<Difference>> {
+        // XDP comes before anybody could have set a mark.
         if at == Hook::FromUplink
+            && mark == 0
             && let Some(out) = self.runner.kernel.run_xdp(frame)?
         {
             return Ok(self.sent_by_xdp(id, frame, out, watched));
@@ -338,145 +337,6 @@ impl<'a> Sequence<'a> {
         Some((made, at))
     }
 
-    fn backend(&mut self, spec: &BackendSpec) -> Result<()> {
-        if spec.index >= BACKENDS {
-            bail!("backend {} of {BACKENDS}", spec.index);
-        }
-        let mut flags = IN_USE;
-        if spec.ready {
-            flags |= READY;
-        }
-        if spec.terminating {
-            flags |= TERMINATING;
-        }
-        if self.model.tables.pods.contains_key(&spec.address.ip()) {
-            flags |= LOCAL;
-        }
-        let value = causeway_abi::backend::Backend {
-            address: mapped(spec.address.ip()),
-            port_be: spec.address.port().to_be(),
-            flags,
-            generation: spec.generation,
-            node_v4_be: world::node_of(spec.address.ip()).map_or(0, |node| u32::from_ne_bytes(node.octets())),
-            ..causeway_abi::backend::Backend::default()
-        };
-        self.runner.kernel.backends.put(spec.index as usize, &value);
-        let backend = Backend {
-            address: spec.address,
-            ready: spec.ready,
-            terminating: spec.terminating,
-            generation: spec.generation,
-        };
-        let before = self.model.tables.backends.insert(spec.index, backend);
-        let takes = |backend: &Backend| backend.ready && !backend.terminating;
-        let took = before.is_some_and(|before| takes(&before) && before.generation == backend.generation);
-        if takes(&backend) && !took {
-            self.model.tables.arrivals += 1;
-        }
-        Ok(())
-    }
-
-    fn no_backend(&mut self, index: u32) {
-        if let Some(backend) = self.model.tables.backends.remove(&index) {
-            let value = causeway_abi::backend::Backend {
-                address: mapped(backend.address.ip()),
-                port_be: backend.address.port().to_be(),
-                generation: backend.generation,
-                ..causeway_abi::backend::Backend::default()
-            };
-            self.runner.kernel.backends.put(index as usize, &value);
-        }
-    }
-
-    fn service(&mut self, spec: &ServiceSpec) -> Result<()> {
-        if spec.id == 0 || spec.id > SERVICES || spec.slots > SLOTS_EACH {
-            bail!("service {} with {} slots", spec.id, spec.slots);
-        }
-        let base = spec.id * SLOTS_EACH;
-        let count = if spec.backends.is_empty() { 0 } else { spec.slots };
-        let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
-        let before = self.slots.remove(&spec.vip).unwrap_or_default();
-        let slots: Vec<Slot> = (0..)
-            .zip(&table)
-            .map(|(i, backend)| follow(&before, i, table.len(), *backend))
-            .collect();
-        for (i, slot) in slots.iter().enumerate() {
-            self.runner.kernel.slots.put(base as usize + i, slot);
-        }
-        let previous = slots
-            .iter()
-            .map(|slot| slot.previous)
-            .filter(|previous| *previous != NO_BACKEND);
-        let previous = previous.collect();
-        self.slots.insert(spec.vip, slots);
-        for key in self.ranges.remove(&spec.id).unwrap_or_default() {
-            self.runner.kernel.source_ranges.remove(&key)?;
-        }
-        let ranges = source_ranges(spec);
-        for key in &ranges {
-            self.runner.kernel.source_ranges.put(key, &1)?;
-        }
-        self.ranges.insert(spec.id, ranges);
-        let value = causeway_abi::service::Service {
-            slot_base: base,
-            slot_count: count,
-            service_id: spec.id,
-            flags: if spec.sources.is_some() {
-                SERVICE_SOURCE_RANGES
-            } else {
-                0
-            },
-            affinity_seconds: spec.affinity,
-        };
-        self.runner.kernel.services.put(&service_key(&spec.vip), &value)?;
-        let changes = self
-            .model
-            .tables
-            .services
-            .get(&vip(&spec.vip))
-            .map_or(0, |service| service.changes + 1);
-        let service = Service {
-            id: spec.id,
-            table,
-            previous,
-            changes,
-            affinity: (spec.affinity != 0).then(|| Duration::from_secs(spec.affinity.into())),
-            sources: spec.sources.clone(),
-        };
-        self.model.tables.services.insert(vip(&spec.vip), service);
-        Ok(())
-    }
-
-    fn no_service(&mut self, spec: &VipSpec) -> Result<()> {
-        self.model.tables.services.remove(&vip(spec));
-        self.runner.kernel.services.remove(&service_key(spec))
-    }
-
-    fn wait(&mut self, by: Duration, begun: Duration) -> Result<()> {
-        // Stamps cannot be from before the machine was started.
-        if self.model.tables.now + by + Duration::from_mins(1) < begun {
-            self.runner.kernel.age(by)?;
-            self.model.tables.now += by;
-        }
-        Ok(())
-    }
-
-    fn collect(&mut self) -> Result<()> {
-        let before: Vec<_> = self.model.tables.flows.iter().copied().collect();
-        let now = self.model.tables.now;
-        self.model.tables.flows.collect(now);
-        let mut gone = Vec::new();
-        for flow in before {
-            if self.model.tables.flows.of_client(&flow.forward()) != Some(&flow) {
-                gone.extend(compare::keys(&flow));
-            }
-        }
-        for key in gone {
-            self.runner.kernel.flows.remove(&key)?;
-        }
-        Ok(())
-    }
-
     fn compare(&self, begun: Duration) -> Result<Option<Difference>> {
         let details = compare::tables(&self.model.tables, &self.runner.kernel, &self.runner.baseline, begun)?;
         Ok((!details.is_empty()).then(|| Difference {
@@ -485,48 +345,6 @@ impl<'a> Sequence<'a> {
             details,
         }))
     }
-}
-
-/// A slot of a new table: it remembers the backend it had before, as the agent writes it.
-fn follow(before: &[Slot], place: usize, length: usize, backend: u32) -> Slot {
-    let old = before.get(place * before.len() / length);
-    let previous = match old {
-        None => NO_BACKEND,
-        Some(old) if old.backend == backend => old.previous,
-        Some(old) => old.backend,
-    };
-    Slot { backend, previous }
-}
-
-fn vip(spec: &VipSpec) -> Vip {
-    Vip {
-        scope: spec.scope,
-        protocol: spec.protocol,
-        address: spec.address,
-    }
-}
-
-fn service_key(spec: &VipSpec) -> ServiceKey {
-    ServiceKey {
-        address: mapped(spec.address.ip()),
-        port_be: spec.address.port().to_be(),
-        protocol: spec.protocol,
-        scope: match spec.scope {
-            Scope::Cluster => SCOPE_CLUSTER,
-            Scope::Node => SCOPE_NODE,
-        },
-    }
-}
-
-fn source_ranges(spec: &ServiceSpec) -> Vec<SourceRangeKey> {
-    let ranges = spec.sources.iter().flatten();
-    ranges
-        .map(|(prefix, bits)| SourceRangeKey {
-            prefix_len: 32 + u32::from(*bits) + if prefix.is_ipv4() { 96 } else { 0 },
-            service_id: spec.id,
-            address: mapped(*prefix),
-        })
-        .collect()
 }
 
 /// Counters of a service as the model has them.

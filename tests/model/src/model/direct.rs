@@ -202,22 +202,17 @@ impl Model {
     /// A later fragment of a datagram that went on directly. Its first one's backend may have left meanwhile; then it does not matter
     /// where it goes.
     pub(super) fn fragment_directly(&self, frame: &[u8], behalf: Behalf) -> Expected {
-        match self.tables.backends.get(&behalf.backend) {
-            Some(backend) => Self::to_node(frame, backend, behalf),
-            None => {
-                let nowhere = self
-                    .hint
-                    .direct
-                    .unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
-                let backend = Backend {
-                    address: nowhere,
-                    ready: false,
-                    terminating: false,
-                    generation: 0,
-                };
-                Self::to_node(frame, &backend, behalf)
-            }
+        if let Some(backend) = self.tables.backends.get(&behalf.backend) {
+            return Self::to_node(frame, backend, behalf);
         }
+        let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let backend = Backend {
+            address: self.hint.direct.unwrap_or(nowhere),
+            ready: false,
+            terminating: false,
+            generation: 0,
+        };
+        Self::to_node(frame, &backend, behalf)
     }
 
     fn to_node(frame: &[u8], backend: &Backend, behalf: Behalf) -> Expected {

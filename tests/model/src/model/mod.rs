@@ -12,6 +12,7 @@
 //! | `choose` | which backends and ports may be chosen |
 //! | `direct` | what goes on as it is, for another node to answer |
 //! | `edit` | what a changed frame looks like |
+//! | `fragments` | what becomes of datagrams in pieces |
 //! | `paths` | what each hook does |
 //! | `steps` | what the hooks have in common |
 //! | `sum` | checksums |
@@ -20,6 +21,7 @@ pub mod choose;
 pub mod direct;
 pub mod edit;
 pub mod flows;
+mod fragments;
 pub mod frame;
 mod paths;
 mod steps;
@@ -29,7 +31,7 @@ pub mod tables;
 use std::net::{IpAddr, SocketAddr};
 
 use causeway_abi::DropReason;
-use causeway_abi::event::Verdict;
+use causeway_abi::event::{MARK_DRY_RUN, Verdict};
 
 use choose::Preferences;
 use edit::{Edited, Sum};
@@ -190,12 +192,28 @@ impl Model {
     pub fn expect(&mut self, hook: Hook, frame: &[u8], mark: u32, seen: &Seen) -> Expected {
         self.hint = Hint::of(seen);
         let read = frame::read(frame);
-        let mut expected = self.at(hook, frame, mark, &read);
+        let mut expected = if mark == MARK_DRY_RUN {
+            self.try_out(hook, frame, &read)
+        } else {
+            self.at(hook, frame, mark, &read)
+        };
         expected.complaints.append(&mut self.complaints);
         if expected.is_told {
             self.count(frame, &read, &expected);
         }
         expected
+    }
+
+    /// A packet that is only tried out: it leaves nothing behind, and nobody is told. Its port is the one that would be tried first.
+    fn try_out(&mut self, hook: Hook, frame: &[u8], read: &Frame) -> Expected {
+        let before = self.tables.clone();
+        let expected = self.at(hook, frame, MARK_DRY_RUN, read);
+        self.tables = before;
+        self.complaints.retain(|complaint| !complaint.starts_with("port"));
+        Expected {
+            is_told: false,
+            ..expected
+        }
     }
 
     fn count(&mut self, frame: &[u8], read: &Frame, expected: &Expected) {

@@ -1,0 +1,204 @@
+//! What changes in a sequence beside its packets: for the model, and in the programs' maps.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use causeway_abi::backend::{IN_USE, LOCAL, READY, TERMINATING};
+use causeway_abi::service::{
+    NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_SOURCE_RANGES, ServiceKey, Slot, SourceRangeKey,
+};
+
+use super::case::{BackendSpec, ServiceSpec, VipSpec};
+use super::compare;
+use super::kernel::{BACKENDS, SERVICES, SLOTS};
+use super::run::Sequence;
+use super::world::{self, mapped};
+use crate::model::tables::{Backend, Scope, Service, Vip};
+
+/// Each service has this many slots to itself.
+const SLOTS_EACH: u32 = SLOTS / (SERVICES + 1);
+
+impl Sequence<'_> {
+    pub(super) fn backend(&mut self, spec: &BackendSpec) -> Result<()> {
+        if spec.index >= BACKENDS {
+            bail!("backend {} of {BACKENDS}", spec.index);
+        }
+        let mut flags = IN_USE;
+        if spec.ready {
+            flags |= READY;
+        }
+        if spec.terminating {
+            flags |= TERMINATING;
+        }
+        if self.model.tables.pods.contains_key(&spec.address.ip()) {
+            flags |= LOCAL;
+        }
+        let value = causeway_abi::backend::Backend {
+            address: mapped(spec.address.ip()),
+            port_be: spec.address.port().to_be(),
+            flags,
+            generation: spec.generation,
+            node_v4_be: world::node_of(spec.address.ip()).map_or(0, |node| u32::from_ne_bytes(node.octets())),
+            ..causeway_abi::backend::Backend::default()
+        };
+        self.runner.kernel.backends.put(spec.index as usize, &value);
+        let backend = Backend {
+            address: spec.address,
+            ready: spec.ready,
+            terminating: spec.terminating,
+            generation: spec.generation,
+        };
+        let before = self.model.tables.backends.insert(spec.index, backend);
+        let takes = |backend: &Backend| backend.ready && !backend.terminating;
+        let took = before.is_some_and(|before| takes(&before) && before.generation == backend.generation);
+        if takes(&backend) && !took {
+            self.model.tables.arrivals += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn no_backend(&mut self, index: u32) {
+        if let Some(backend) = self.model.tables.backends.remove(&index) {
+            let value = causeway_abi::backend::Backend {
+                address: mapped(backend.address.ip()),
+                port_be: backend.address.port().to_be(),
+                generation: backend.generation,
+                ..causeway_abi::backend::Backend::default()
+            };
+            self.runner.kernel.backends.put(index as usize, &value);
+        }
+    }
+
+    pub(super) fn service(&mut self, spec: &ServiceSpec) -> Result<()> {
+        if spec.id == 0 || spec.id > SERVICES || spec.slots > SLOTS_EACH {
+            bail!("service {} with {} slots", spec.id, spec.slots);
+        }
+        let base = spec.id * SLOTS_EACH;
+        let count = if spec.backends.is_empty() { 0 } else { spec.slots };
+        let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
+        let before = self.slots.remove(&spec.vip).unwrap_or_default();
+        let slots: Vec<Slot> = (0..)
+            .zip(&table)
+            .map(|(i, backend)| follow(&before, i, table.len(), *backend))
+            .collect();
+        for (i, slot) in slots.iter().enumerate() {
+            self.runner.kernel.slots.put(base as usize + i, slot);
+        }
+        let previous = slots
+            .iter()
+            .map(|slot| slot.previous)
+            .filter(|previous| *previous != NO_BACKEND);
+        let previous = previous.collect();
+        self.slots.insert(spec.vip, slots);
+        for key in self.ranges.remove(&spec.id).unwrap_or_default() {
+            self.runner.kernel.source_ranges.remove(&key)?;
+        }
+        let ranges = source_ranges(spec);
+        for key in &ranges {
+            self.runner.kernel.source_ranges.put(key, &1)?;
+        }
+        self.ranges.insert(spec.id, ranges);
+        let value = causeway_abi::service::Service {
+            slot_base: base,
+            slot_count: count,
+            service_id: spec.id,
+            flags: if spec.sources.is_some() {
+                SERVICE_SOURCE_RANGES
+            } else {
+                0
+            },
+            affinity_seconds: spec.affinity,
+        };
+        self.runner.kernel.services.put(&service_key(&spec.vip), &value)?;
+        let before = self.programmed.get(&spec.vip).copied();
+        let changes = match before {
+            None => 0,
+            Some((changes, id, affinity)) if (id, affinity) == (spec.id, spec.affinity) => changes + 1,
+            // Another service, or one that chooses in another way: its slots remember nothing of use.
+            Some((changes, ..)) => changes + 2,
+        };
+        self.programmed.insert(spec.vip, (changes, spec.id, spec.affinity));
+        let service = Service {
+            id: spec.id,
+            table,
+            previous,
+            changes,
+            affinity: (spec.affinity != 0).then(|| Duration::from_secs(spec.affinity.into())),
+            sources: spec.sources.clone(),
+        };
+        self.model.tables.services.insert(vip(&spec.vip), service);
+        Ok(())
+    }
+
+    pub(super) fn no_service(&mut self, spec: &VipSpec) -> Result<()> {
+        self.model.tables.services.remove(&vip(spec));
+        self.runner.kernel.services.remove(&service_key(spec))
+    }
+
+    pub(super) fn wait(&mut self, by: Duration, begun: Duration) -> Result<()> {
+        // Stamps cannot be from before the machine was started.
+        if self.model.tables.now + by + Duration::from_mins(1) < begun {
+            self.runner.kernel.age(by)?;
+            self.model.tables.now += by;
+        }
+        Ok(())
+    }
+
+    pub(super) fn collect(&mut self) -> Result<()> {
+        let before: Vec<_> = self.model.tables.flows.iter().copied().collect();
+        let now = self.model.tables.now;
+        self.model.tables.flows.collect(now);
+        let mut gone = Vec::new();
+        for flow in before {
+            if self.model.tables.flows.of_client(&flow.forward()) != Some(&flow) {
+                gone.extend(compare::keys(&flow));
+            }
+        }
+        for key in gone {
+            self.runner.kernel.flows.remove(&key)?;
+        }
+        Ok(())
+    }
+}
+
+/// A slot of a new table: it remembers the backend it had before, as the agent writes it.
+fn follow(before: &[Slot], place: usize, length: usize, backend: u32) -> Slot {
+    let old = before.get(place * before.len() / length);
+    let previous = match old {
+        None => NO_BACKEND,
+        Some(old) if old.backend == backend => old.previous,
+        Some(old) => old.backend,
+    };
+    Slot { backend, previous }
+}
+
+fn vip(spec: &VipSpec) -> Vip {
+    Vip {
+        scope: spec.scope,
+        protocol: spec.protocol,
+        address: spec.address,
+    }
+}
+
+pub(super) fn service_key(spec: &VipSpec) -> ServiceKey {
+    ServiceKey {
+        address: mapped(spec.address.ip()),
+        port_be: spec.address.port().to_be(),
+        protocol: spec.protocol,
+        scope: match spec.scope {
+            Scope::Cluster => SCOPE_CLUSTER,
+            Scope::Node => SCOPE_NODE,
+        },
+    }
+}
+
+pub(super) fn source_ranges(spec: &ServiceSpec) -> Vec<SourceRangeKey> {
+    let ranges = spec.sources.iter().flatten();
+    ranges
+        .map(|(prefix, bits)| SourceRangeKey {
+            prefix_len: 32 + u32::from(*bits) + if prefix.is_ipv4() { 96 } else { 0 },
+            service_id: spec.id,
+            address: mapped(*prefix),
+        })
+        .collect()
+}
