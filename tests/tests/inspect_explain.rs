@@ -5,12 +5,13 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
+use causeway_agent::bpf::Scope;
 use causeway_maps::{
     Protocol,
     dry_run::{self, DryRunError, Probe},
     view::{self, ExplainView, NextHop, Origin},
 };
-use causeway_tests::netns::{Lab, Node, Pod, ask, connect, tcp_service};
+use causeway_tests::netns::{Lab, Node, Pod, Settings, ask, connect, tcp_service};
 
 const PORT: u16 = 8080;
 
@@ -57,7 +58,7 @@ fn the_backend_foretold_is_the_one_that_answers() {
                 assert_eq!(*address, near.address.to_string());
                 "near"
             }
-            NextHop::Node { address, tunnel_id } => {
+            NextHop::Node { address, tunnel_id, .. } => {
                 assert_eq!(
                     (address.clone(), *tunnel_id),
                     (lab.nodes[1].underlay_address().to_string(), 1)
@@ -142,4 +143,39 @@ fn what_makes_no_sense_is_refused() {
         ..mixed
     };
     assert!(matches!(try_out(&lab.nodes[0], icmp), Err(DryRunError::Protocol(_))));
+}
+
+#[test]
+fn what_goes_directly_is_told_with_its_node() {
+    let mut lab = Lab::new(Settings {
+        nodes: 2,
+        direct_return: true,
+        ..Settings::default()
+    });
+    let far = lab.nodes[1].add_pod(3);
+    let node_port = SocketAddr::new(lab.nodes[0].underlay_address(), 30_080);
+    let mut service = tcp_service(vip(), PORT, &[&far]);
+    let mut frontend = service.frontends[0].clone();
+    (frontend.vip.address, frontend.vip.port) = (node_port.ip(), node_port.port());
+    frontend.scope = Scope::External;
+    service.frontends.push(frontend);
+    lab.serve(&[service]);
+    let told = explain(&lab.nodes[0], SocketAddr::from(([192, 0, 2, 7], 40_000)), node_port);
+    assert_eq!(
+        (told.origin, &*told.reason, told.choice.as_deref()),
+        (Origin::World, "", Some("maglev"))
+    );
+    assert_eq!((told.translated_source, told.translated_destination), (None, None));
+    assert_eq!(
+        told.next_hop,
+        NextHop::Node {
+            address: lab.nodes[1].underlay_address().to_string(),
+            tunnel_id: 1,
+            direct: true,
+        }
+    );
+    assert_eq!(
+        told.backend.expect("a backend").address,
+        format!("{}:{PORT}/TCP", far.address)
+    );
 }

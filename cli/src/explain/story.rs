@@ -190,10 +190,21 @@ fn next_hop(view: &ExplainView, names: &Names) -> Option<String> {
             "Next hop: pod {} on this node, straight into its interface (host side {ifindex}).",
             names.beside(address)
         ),
-        NextHop::Node { address, tunnel_id: 0 } => {
+        NextHop::Node {
+            address,
+            tunnel_id,
+            direct: true,
+        } => format!(
+            "Next hop: node {} through the VXLAN tunnel {tunnel_id}, as it is; its cw_from_tunnel translates it for the pod, whose \
+             answers go straight to the client (direct server return).",
+            names.beside(address)
+        ),
+        NextHop::Node {
+            address, tunnel_id: 0, ..
+        } => {
             format!("Next hop: node {}, without a tunnel.", names.beside(address))
         }
-        NextHop::Node { address, tunnel_id } => format!(
+        NextHop::Node { address, tunnel_id, .. } => format!(
             "Next hop: node {} through the VXLAN tunnel {tunnel_id}; its cw_from_tunnel hands it to the pod.",
             names.beside(address)
         ),
@@ -288,6 +299,7 @@ mod tests {
             next_hop: NextHop::Node {
                 address: "172.30.0.12".into(),
                 tunnel_id: 1,
+                direct: false,
             },
         }
     }

@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -293,12 +293,18 @@ fn view(maps: &PinnedMaps, probe: &Probe, entry: Entry, ran: Option<Ran>) -> Res
                 .get(&Address::from_ip(destination.ip()))?
                 .map_or(0, |pod| pod.ifindex),
         },
-        Some(Verdict::ToNode) => match route(maps, destination.ip())? {
-            Some(route) => NextHop::Node {
+        Some(Verdict::ToNode) => match (backend, route(maps, destination.ip())?) {
+            (Some(backend), None) if backend.node_v4_be != 0 && destination == probe.destination => NextHop::Node {
+                address: Ipv4Addr::from(backend.node_v4_be.to_ne_bytes()).to_string(),
+                tunnel_id: maps.node.get()?.tunnel_id,
+                direct: true,
+            },
+            (_, Some(route)) => NextHop::Node {
                 address: route.node.to_ip().to_string(),
                 tunnel_id: if route.mode == MODE_VXLAN { route.tunnel_id } else { 0 },
+                direct: false,
             },
-            None => NextHop::None,
+            (_, None) => NextHop::None,
         },
         Some(Verdict::ToStack) => NextHop::Stack,
         Some(Verdict::ToNetwork) => NextHop::Network,

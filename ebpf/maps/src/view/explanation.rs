@@ -36,6 +36,9 @@ pub enum NextHop {
         /// VXLAN network identifier; 0 without a tunnel.
         #[serde(rename = "tunnelId")]
         tunnel_id: u32,
+        /// The packet goes there as it is, for that node to answer the client itself.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        direct: bool,
     },
     /// The node's own network stack.
     Stack,
