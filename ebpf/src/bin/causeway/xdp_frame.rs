@@ -11,8 +11,12 @@ use causeway_ebpf::{
 const TCP_CHECKSUM: usize = 34 + 16;
 /// Offset of the transport checksum of UDP over IPv4 without options.
 const UDP_CHECKSUM: usize = 34 + 6;
-/// Offset of the flags of TCP over IPv4 without options.
-const TCP_FLAGS: usize = 34 + 13;
+/// Offset of the header length of TCP over IPv4 without options, which the flags follow.
+const TCP_LENGTH: usize = 34 + 12;
+/// Offset of the length of UDP over IPv4 without options.
+const UDP_LENGTH: usize = 34 + 4;
+/// Bytes of IPv4 without options.
+const IPV4_LENGTH: u16 = 20;
 
 /// The frame a program runs for. Pointers into it are asked for again after every change of its length.
 #[derive(Clone, Copy)]
@@ -62,14 +66,18 @@ impl XdpFrame {
         self.at::<T>(offset).map(|at| unsafe { *at })
     }
 
-    /// The flags of a TCP packet whose Ethernet header is at `offset`; 0 for other protocols.
+    /// The flags of a TCP packet whose Ethernet header is at `offset`, 0 for UDP. `None` when the transport header's own length is
+    /// none it can have: what is malformed is for others to judge.
     #[inline(always)]
-    pub fn tcp_flags(self, offset: usize, protocol: u8) -> u8 {
-        if protocol == protocol::TCP {
-            self.read(offset + TCP_FLAGS).unwrap_or(0)
+    pub fn flags(self, offset: usize, head: &Head) -> Option<u8> {
+        let room = head.total_length().wrapping_sub(IPV4_LENGTH);
+        let (least, length, flags) = if head.protocol == protocol::TCP {
+            let [length, flags] = self.read::<[u8; 2]>(offset + TCP_LENGTH)?;
+            (20, u16::from(length >> 4) * 4, flags)
         } else {
-            0
-        }
+            (8, u16::from_be(self.read(offset + UDP_LENGTH)?), 0)
+        };
+        (length >= least && length <= room).then_some(flags)
     }
 
     /// Gives the packet that begins with `head` new addresses and ports and its frame new MAC addresses; false when its
@@ -122,7 +130,13 @@ impl XdpFrame {
     /// Takes the tunnel's headers away.
     #[inline(always)]
     pub fn decapsulate(self) -> bool {
+        self.cut(TUNNEL_OVERHEAD as u32)
+    }
+
+    /// Takes bytes away at the frame's beginning.
+    #[inline(always)]
+    pub fn cut(self, bytes: u32) -> bool {
         // SAFETY: no pointer but the context is passed.
-        unsafe { bpf_xdp_adjust_head(self.0, TUNNEL_OVERHEAD as i32) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.0, bytes as i32) == 0 }
     }
 }

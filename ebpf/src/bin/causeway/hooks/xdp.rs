@@ -72,10 +72,10 @@ fn sent(frame: XdpFrame) -> Option<u32> {
         }
         service = Some(found);
     }
-    if trace::is_on() || trace::is_on_for_packets() {
+    if trace::is_asked_for() {
         return None;
     }
-    let headers = head.headers(frame.tcp_flags(offset, head.protocol));
+    let headers = head.headers(frame.flags(offset, &head)?);
     let mut translation = Translation::NONE;
     let action = match service {
         None => answer(frame, &headers, &mut translation),
