@@ -46,12 +46,11 @@ impl Kernel {
             return Ok(found);
         }
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let archive = match self.download(directory) {
-            Ok(archive) => archive,
-            Err(_) => {
-                refresh()?;
-                self.download(directory)?
-            }
+        let archive = if let Ok(archive) = self.download(directory) {
+            archive
+        } else {
+            refresh()?;
+            self.download(directory)?
         };
         // Under another name until it is whole: a run that was interrupted here leaves nothing that looks finished.
         let unfinished = directory.join("unpacking");
