@@ -119,8 +119,8 @@ impl Head {
             source_port_be: self.source_port_be,
             destination_port_be: self.destination_port_be,
             identification_be: 0,
-            l4: L3 + IPV4_HEADER as u32,
-            end: L3 + self.total_length() as u32,
+            l4: L3 + u32::from(IPV4_HEADER),
+            end: L3 + u32::from(self.total_length()),
         }
     }
 
@@ -134,10 +134,10 @@ impl Head {
         self.source_port_be = to.source_port_be;
         self.destination_port_be = to.destination_port_be;
         self.ttl -= 1;
-        let mut sum = !before.checksum as u32;
+        let mut sum = u32::from(!before.checksum);
         sum = replaced(sum, before.source, self.source);
         sum = replaced(sum, before.destination, self.destination);
-        sum += !ttl_and_protocol(&before) as u32 + ttl_and_protocol(self) as u32;
+        sum += u32::from(!ttl_and_protocol(&before)) + u32::from(ttl_and_protocol(self));
         self.checksum = csum::finish(sum);
     }
 
@@ -152,7 +152,7 @@ impl Head {
     /// The transport checksum of a packet that had one before it was translated from `before`.
     #[inline(always)]
     pub fn transport_checksum(&self, before: &Self, checksum: u16) -> u16 {
-        let mut sum = !checksum as u32;
+        let mut sum = u32::from(!checksum);
         sum = replaced(sum, before.source, self.source);
         sum = replaced(sum, before.destination, self.destination);
         let ports = [before.source_port_be, before.destination_port_be];
@@ -198,6 +198,10 @@ const _: () = assert!(size_of::<Outer>() == TUNNEL_OVERHEAD);
 
 const VXLAN_FLAGS: [u16; 2] = [0x0800_u16.to_be(), 0];
 
+/// What never changes of the sum over an outer IPv4 header.
+const OUTER_SUM: u32 =
+    u16::from_ne_bytes([NO_OPTIONS, 0]) as u32 + DONT_FRAGMENT as u32 + u16::from_ne_bytes([TTL, protocol::UDP]) as u32;
+
 /// The two ends of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
@@ -232,18 +236,14 @@ impl Outer {
             source_port_be: (0xc000 | (hash as u16 ^ (hash >> 16) as u16) >> 2).to_be(),
             destination_port_be: ends.port_be,
         };
-        let [source_0, source_1] = head.source;
-        let [destination_0, destination_1] = head.destination;
-        // What never changes is added up at compile time.
-        const FIXED: u32 = u16::from_ne_bytes([NO_OPTIONS, 0]) as u32
-            + DONT_FRAGMENT as u32
-            + u16::from_ne_bytes([TTL, protocol::UDP]) as u32;
-        let sum = FIXED
-            + head.total_length_be as u32
-            + source_0 as u32
-            + source_1 as u32
-            + destination_0 as u32
-            + destination_1 as u32;
+        let variable = [
+            head.total_length_be,
+            head.source[0],
+            head.source[1],
+            head.destination[0],
+            head.destination[1],
+        ];
+        let sum = variable.into_iter().fold(OUTER_SUM, |sum, word| sum + u32::from(word));
         head.checksum = csum::finish(sum);
         Self {
             head,

@@ -32,6 +32,14 @@ pub fn is_on() -> bool {
         .is_some_and(|trace| trace.until_ns != 0 && trace.until_ns > now_ns())
 }
 
+/// Whether somebody watches anything at all.
+#[inline(always)]
+pub fn is_asked_for() -> bool {
+    TRACE
+        .get(0)
+        .is_some_and(|trace| trace.until_ns | trace.packets_until_ns != 0 && (is_on() || is_on_for_packets()))
+}
+
 /// Whether somebody watches every packet.
 #[inline(always)]
 pub fn is_on_for_packets() -> bool {

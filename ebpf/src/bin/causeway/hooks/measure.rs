@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use causeway_ebpf::plain::Head;
+use causeway_ebpf::plain::{Head, TUNNEL_OVERHEAD};
 
 use super::xdp::forward;
 use crate::xdp_frame::XdpFrame;
@@ -66,10 +66,11 @@ unsafe extern "C" fn one(number: u32, all: *mut Loop) -> i64 {
         (*head).source_port_be = (port as u16).to_be();
         u16::from_be((*head).macs[5]) & EMPTY != 0
     };
-    if is_empty {
-        return 0;
-    }
     let length = frame.length();
-    all.action = forward(frame);
-    (frame.length() > length && !frame.decapsulate()).into()
+    if !is_empty {
+        all.action = forward(frame);
+    }
+    // Also where nothing was put before the frame, so that every packet costs the loop the same.
+    let added = frame.length() - length;
+    (added > TUNNEL_OVERHEAD || !frame.cut(added as u32)).into()
 }
