@@ -3,7 +3,8 @@
 //!
 //! The node that sends need write nothing down, so the model, which remembers every flow, asks more of it than its tables could tell: a
 //! flow stays with its backend while that is there, whoever else goes. It does not ask that when a backend comes, or comes back: its
-//! places of the table are its own again at once, and so are flows that began at them meanwhile.
+//! places of the table are its own again at once, and so are flows that began at them meanwhile. Nor does it ask that of connections
+//! whose ports were with another backend before: what was written down then may be found.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct DirectFlow {
     pub changes: u32,
     /// How many backends had come when it began.
     pub arrivals: u32,
+    /// Whether the same ports were with another backend before: that may have been written down, and this not.
+    pub is_another: bool,
 }
 
 /// The MAC addresses that name a backend: its port behind the first prefix, its address behind the second.
@@ -88,13 +91,16 @@ impl Model {
             None => self.free(tuple, packet, service, went_to?)?,
         };
         let backend = self.tables.backends[&index];
-        let before = self.tables.direct.get(&tuple).filter(|before| before.backend == index);
+        let last = self.tables.direct.get(&tuple);
+        let is_another = last.is_some_and(|last| last.is_another || last.backend != index);
+        let before = last.filter(|last| last.backend == index);
         let flow = DirectFlow {
             backend: index,
             generation: backend.generation,
             heard: self.tables.now,
             changes: service.changes,
             arrivals: before.map_or(self.tables.arrivals, |before| before.arrivals),
+            is_another,
         };
         self.tables.direct.insert(tuple, flow);
         let behalf = Behalf {
@@ -130,7 +136,7 @@ impl Model {
             takes
         };
         let is_fresh = self.tables.now <= flow.heard + patience(packet.protocol, State::Established);
-        let is_its_own = flow.arrivals == self.tables.arrivals;
+        let is_its_own = flow.arrivals == self.tables.arrivals && !flow.is_another;
         // A slot remembers one backend that it had before: who was silent while it changed twice is not known any more.
         // What is left of one that was translated is looked at first.
         let is_remembered = !service.table.is_empty() && self.tables.flows.of_client(tuple).is_none();
