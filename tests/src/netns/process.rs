@@ -14,7 +14,7 @@ use super::Netns;
 use crate::wait::for_true;
 
 /// How long a program may take to end or to listen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A program to run in the network namespace of a path and, if given, in a cgroup.
 ///
@@ -103,6 +103,7 @@ impl Running {
     /// # Panics
     ///
     /// When nobody does within a minute, or the program ends before.
+    #[must_use]
     pub fn listens(mut self, netns: &Netns, port: u16) -> Self {
         // proc(5), net/tcp: the local port in capital hexadecimal digits, and the state, 0A for listening.
         let sought = format!(":{port:04X} ");
