@@ -19,6 +19,9 @@ fn world() -> World {
     World { lab, client, servers }
 }
 
+/// Makes a service at an address, with a port of some pods behind it.
+type MakeService = fn(SocketAddr, u16, &[&Pod]) -> DesiredService;
+
 /// How a client gets at a server.
 struct Way {
     what: String,
@@ -28,7 +31,7 @@ struct Way {
 
 impl World {
     /// Gives each server a virtual address of its own, with the same port.
-    fn serve(&self, port: u16, protocols: &[fn(SocketAddr, u16, &[&Pod]) -> DesiredService]) {
+    fn serve(&self, port: u16, protocols: &[MakeService]) {
         let services: Vec<_> = self
             .servers
             .iter()
