@@ -10,6 +10,12 @@ pub fn now_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
+/// Processor time of this thread, nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    // As in `now_ns`.
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(0, |time| Duration::from(time).as_nanos() as u64)
+}
+
 /// Milliseconds, with fractions.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

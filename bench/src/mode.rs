@@ -239,6 +239,8 @@ pub enum Measure {
     ConnectLatencyP50,
     /// 99th percentile of it.
     ConnectLatencyP99,
+    /// Share of connects that took longer than 5 ms, where the server closes in good order and its side rests in TIME-WAIT.
+    SlowConnects,
     /// Connections with one request each, several at a time.
     ConnectionsPerSecond,
     /// Processor time of such a connection, all processors, client, servers and softirq together.
@@ -281,6 +283,7 @@ impl Measure {
         match self {
             Self::ConnectLatencyP50 => "connect_latency_p50",
             Self::ConnectLatencyP99 => "connect_latency_p99",
+            Self::SlowConnects => "slow_connects",
             Self::ConnectionsPerSecond => "connections_per_second",
             Self::CpuPerConnection => "cpu_per_connection",
             Self::RequestsPerSecond => "requests_per_second",
@@ -306,6 +309,7 @@ impl Measure {
         match self {
             Self::ConnectLatencyP50 => "connect, p50",
             Self::ConnectLatencyP99 => "connect, p99",
+            Self::SlowConnects => "connects over 5 ms (TIME-WAIT)",
             Self::ConnectionsPerSecond => "connections",
             Self::CpuPerConnection => "CPU per connection",
             Self::RequestsPerSecond => "requests (keep-alive)",
@@ -338,6 +342,7 @@ impl Measure {
             | Self::CpuPerConnection
             | Self::CpuPerRequest
             | Self::CpuPerUdp => "µs",
+            Self::SlowConnects => "%",
             Self::ConnectionsPerSecond | Self::RequestsPerSecond | Self::UdpPerSecond => "1/s",
             Self::Throughput => "Gbit/s",
             Self::CpuPerGigabyte

@@ -153,7 +153,7 @@ impl Plan {
             services,
             positions,
             rounds: options.rounds.map_or(if quick { 3 } else { 5 }, usize::from),
-            milliseconds: options.milliseconds.unwrap_or(if quick { 200 } else { 500 }),
+            milliseconds: options.milliseconds.unwrap_or(if quick { 150 } else { 500 }),
             programmings: if quick { 1 } else { 3 },
         })
     }

@@ -21,7 +21,7 @@ use super::{
     entry::{Bound, Entry, Goal},
 };
 use crate::{
-    clock::{milliseconds, now_ns},
+    clock::{milliseconds, now_ns, thread_cpu_ns},
     interrupt,
     program::timed,
     service::VIP_TCP,
@@ -58,7 +58,7 @@ pub(super) fn from_nothing(course: &mut Course<'_>, many: &mut Bed) -> Result<()
 /// One endpoint of one service, among many.
 pub(super) fn changes(course: &mut Course<'_>, many: &mut Bed) -> Result<()> {
     let outcome = change_times(course, many);
-    let Some((visible, whole)) = course.keep("changes of one endpoint", outcome)? else {
+    let Some(Changes { visible, whole, cpu }) = course.keep("changes of one endpoint", outcome)? else {
         return Ok(());
     };
     let value = median(&visible).context("no changes")?;
@@ -82,12 +82,32 @@ pub(super) fn changes(course: &mut Course<'_>, many: &mut Bed) -> Result<()> {
         )
         .spread(deviation(&whole)),
     );
+    course.add(
+        Entry::new(
+            format!("{name}_cpu"),
+            "the same: CPU of the agent's code",
+            median(&cpu).context("no changes")?,
+            "ms",
+        )
+        .spread(deviation(&cpu)),
+    );
     Ok(())
 }
 
+/// What changes took, in milliseconds.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Until the map shows it.
+    visible: Vec<f64>,
+    /// Until the agent's code was done.
+    whole: Vec<f64>,
+    /// Processor time of the agent's code.
+    cpu: Vec<f64>,
+}
+
 /// Milliseconds until the map shows a change, and until the agent has done all that it does for it.
-fn change_times(course: &mut Course<'_>, many: &mut Bed) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (mut visible, mut whole) = (Vec::new(), Vec::new());
+fn change_times(course: &mut Course<'_>, many: &mut Bed) -> Result<Changes> {
+    let mut changes = Changes::default();
     let service = many.service();
     many.rig.change(service, &[0])?;
     for round in 0..course.plan.changes {
@@ -105,18 +125,19 @@ fn change_times(course: &mut Course<'_>, many: &mut Bed) -> Result<(Vec<f64>, Ve
             while !looks.load(Ordering::Acquire) && !watcher.is_finished() {
                 std::hint::spin_loop();
             }
-            let begun = now_ns();
+            let (begun, cpu) = (now_ns(), thread_cpu_ns());
             many.rig.change(service, &[to])?;
-            whole.push(as_milliseconds(now_ns() - begun));
+            changes.cpu.push(as_milliseconds(thread_cpu_ns() - cpu));
+            changes.whole.push(as_milliseconds(now_ns() - begun));
             let seen = watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
             anyhow::Ok((begun, seen))
         })?;
-        visible.push(as_milliseconds(seen.saturating_sub(begun)));
+        changes.visible.push(as_milliseconds(seen.saturating_sub(begun)));
         course
             .progress
             .done(course.plan.programming_seconds() / course.plan.changes as f64);
     }
-    Ok((visible, whole))
+    Ok(changes)
 }
 
 /// Reads the service's entry and its first slot, again and again, until they lead to a backend; answers when they did.

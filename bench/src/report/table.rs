@@ -58,7 +58,7 @@ fn line(title: &str, entry: &Entry) -> String {
 }
 
 fn row([title, mode, at, value, spread, direct, iptables]: [&str; 7]) -> String {
-    let line = format!("  {title:<28}{mode:<21}{at:<8}{value:>11}{spread:>9}{direct:>11}{iptables:>13}");
+    let line = format!("  {title:<34}{mode:<21}{at:<8}{value:>11}{spread:>9}{direct:>11}{iptables:>13}");
     format!("{}\n", line.trim_end())
 }
 

@@ -16,6 +16,9 @@ use crate::{
     worker::{Job, Outcome, Task},
 };
 
+/// A connect that takes longer has been repeated: the first timer for that is at 10 ms at the earliest.
+const SLOW_NANOSECONDS: u64 = 5_000_000;
+
 /// A column of a round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Cell {
@@ -133,6 +136,11 @@ impl Performed {
                 (Measure::ConnectLatencyP50, time(0.5)),
                 (Measure::ConnectLatencyP99, time(0.99)),
             ],
+            Task::Churn => {
+                let slow = times.iter().filter(|(time, _)| *time > SLOW_NANOSECONDS);
+                let slow: u64 = slow.map(|(_, count)| count).sum();
+                vec![(Measure::SlowConnects, slow as f64 / *done as f64 * 100.0)]
+            }
             Task::Connections => vec![
                 (Measure::ConnectionsPerSecond, rate),
                 (Measure::CpuPerConnection, cpu_us),
@@ -164,6 +172,7 @@ impl Performed {
 fn task_name(task: Task) -> &'static str {
     match (task, transport_of(task)) {
         (Task::Connect, _) => "connect",
+        (Task::Churn, _) => "churn",
         (Task::Connections, _) => "short connections",
         (Task::KeepAlive, _) => "keep-alive",
         (Task::Stream, _) => "stream",

@@ -38,7 +38,8 @@ pub(crate) fn answers(task: Task, outcome: &Outcome) -> Result<(), String> {
 
 /// All backends take part.
 fn shares(task: Task, outcome: &Outcome) -> Result<(), String> {
-    let many = matches!(task, Task::Connect | Task::Connections | Task::Udp) && outcome.done >= ENOUGH_FOR_SHARES;
+    let many = matches!(task, Task::Connect | Task::Churn | Task::Connections | Task::Udp)
+        && outcome.done >= ENOUGH_FOR_SHARES;
     let least = (1..=super::BACKENDS as u8)
         .map(|server| outcome.by_server.get(&server).copied().unwrap_or_default())
         .min();

@@ -30,8 +30,9 @@ pub(crate) use rig::Rig;
 /// Servers behind each measured service.
 const BACKENDS: usize = 2;
 /// Tasks of a round.
-const TASKS: [Task; 5] = [
+const TASKS: [Task; 6] = [
     Task::Connect,
+    Task::Churn,
     Task::Connections,
     Task::KeepAlive,
     Task::Stream,

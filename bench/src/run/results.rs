@@ -181,6 +181,7 @@ impl Results {
 fn measures_of(task: &str) -> &'static [Measure] {
     match task {
         "connect" => &[Measure::ConnectLatencyP50, Measure::ConnectLatencyP99],
+        "churn" => &[Measure::SlowConnects],
         "short connections" => &[Measure::ConnectionsPerSecond, Measure::CpuPerConnection],
         "keep-alive" => &[
             Measure::RequestsPerSecond,

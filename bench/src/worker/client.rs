@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _};
 
 use anyhow::{Context as _, Result};
 
-use super::{Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, in_turn, socket, streams};
+use super::{CLOSE, Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, Task, connections, in_turn, socket, streams};
 use crate::clock::now_ns;
 
 /// So many answers in a row by the server sought end a watch.
@@ -35,7 +35,8 @@ fn say(output: &mut impl io::Write, line: &str) -> Result<()> {
 
 fn perform(job: &Job, begun: impl FnOnce() -> Result<()>) -> Result<Outcome> {
     Ok(match job.task {
-        Task::Connect => connect_in_turn(job),
+        Task::Connect => connect_in_turn(job, KEEP),
+        Task::Churn => connect_in_turn(job, CLOSE),
         Task::Connections => connections::short(job).context("cannot wait for connections")?,
         Task::KeepAlive => connections::keep_alive(job).context("cannot wait for answers")?,
         Task::Stream => streams::stream(job),
@@ -49,13 +50,13 @@ fn end_of(job: &Job, begun: u64) -> u64 {
     begun + job.milliseconds * 1_000_000
 }
 
-fn connect_in_turn(job: &Job) -> Outcome {
+fn connect_in_turn(job: &Job, kind: u8) -> Outcome {
     let (mut record, begun) = (Record::new(), now_ns());
     let end = end_of(job, begun);
     let mut targets = job.targets.iter().cycle();
     while let Some(target) = targets.next().filter(|_| now_ns() < end) {
         let mut answer = [0; MESSAGE_BYTES];
-        match short_connection(target, &mut answer) {
+        match short_connection(target, kind, &mut answer) {
             Ok(nanoseconds) => {
                 record.outcome.opened += 1;
                 if record.answer(&answer, target) {
@@ -71,18 +72,23 @@ fn connect_in_turn(job: &Job) -> Outcome {
     record.finish(begun)
 }
 
-/// Connects, asks, resets; answers the time that `connect` took.
-fn short_connection(target: &Target, answer: &mut [u8]) -> io::Result<u64> {
+/// Connects, asks, and resets, or waits until the server has closed; answers the time that `connect` took.
+fn short_connection(target: &Target, kind: u8, answer: &mut [u8]) -> io::Result<u64> {
     let socket = socket::open(libc::SOCK_STREAM)?;
     socket::limit_waiting(&socket)?;
-    socket::reset_on_close(&socket)?;
+    if kind == KEEP {
+        socket::reset_on_close(&socket)?;
+    }
     let begun = now_ns();
     socket::connect(&socket, target.address)?;
     let took = now_ns() - begun;
     let mut request = [0; MESSAGE_BYTES];
-    request[0] = KEEP;
+    request[0] = kind;
     socket::send(&socket, &request)?;
     socket::receive_all(&socket, answer)?;
+    if kind == CLOSE && socket::receive(&socket, &mut [0])? > 0 {
+        return Err(io::Error::other("more than an answer"));
+    }
     Ok(took)
 }
 
@@ -127,7 +133,7 @@ fn watch(job: &Job, sought: u8, begun_watching: impl FnOnce() -> Result<()>) -> 
     while let Some(target) = targets.next().filter(|_| now_ns() < end && in_a_row < WATCH_SETTLED) {
         let mut answer = [0; MESSAGE_BYTES];
         let start = now_ns();
-        match short_connection(target, &mut answer) {
+        match short_connection(target, KEEP, &mut answer) {
             Ok(_) => {
                 record.outcome.opened += 1;
                 record.answer(&answer, target);

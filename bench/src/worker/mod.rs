@@ -25,6 +25,8 @@ pub use server::run as run_server;
 const MESSAGE_BYTES: usize = 64;
 /// First byte of a request after whose answer the connection stays.
 const KEEP: u8 = b'K';
+/// First byte of a request after whose answer the server closes the connection.
+const CLOSE: u8 = b'C';
 /// First byte of a request after whose answer the server swallows what comes.
 const SWALLOW: u8 = b'S';
 /// First byte of every answer; the second is the server's number.
@@ -35,6 +37,8 @@ const ANSWER: u8 = b'A';
 pub enum Task {
     /// Short connections, one at a time; the time of `connect` is recorded.
     Connect,
+    /// As [`Self::Connect`], with connections that the server closes in good order, so that its side rests in TIME-WAIT.
+    Churn,
     /// Short connections, several at a time.
     Connections,
     /// Requests on connections that stay open; the time of each is recorded.

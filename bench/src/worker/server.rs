@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    ANSWER, MESSAGE_BYTES, SWALLOW,
+    ANSWER, CLOSE, MESSAGE_BYTES, SWALLOW,
     epoll::{Epoll, READ},
     socket,
 };
@@ -111,10 +111,14 @@ fn serve(connection: &mut Connection, answer: &[u8], buffer: &mut [u8]) -> bool 
         return true;
     }
     connection.swallows = connection.pending == 0 && buffer[0] == SWALLOW;
+    let closes = connection.pending == 0 && buffer[0] == CLOSE;
     connection.pending += received;
     while connection.pending >= MESSAGE_BYTES {
         connection.pending -= MESSAGE_BYTES;
         if socket::send(&connection.socket, answer).is_err() {
+            return false;
+        }
+        if closes {
             return false;
         }
         if connection.swallows {
