@@ -162,13 +162,16 @@ impl Datapath {
         lock(&self.inner.services).sync.owners().map(str::to_owned).collect()
     }
 
-    /// Frees what has rested long enough; also tells when there is something to free next. Every pass over services does the
-    /// same.
-    pub fn settle_services(&self) -> (SyncReport, Option<Instant>) {
+    /// Frees what has rested long enough, and makes slots forget whose they were when it is time.
+    pub fn settle_services(&self) -> SyncReport {
         let mut services = lock(&self.inner.services);
         let Services { sync, writer } = &mut *services;
-        let report = sync.settle(Instant::now(), writer);
-        (report, sync.next_due())
+        sync.settle(Instant::now(), writer)
+    }
+
+    /// When [`settle_services`](Self::settle_services) has something to do next.
+    pub fn services_due(&self) -> Option<Instant> {
+        lock(&self.inner.services).sync.next_due()
     }
 
     /// Brings the pods of this node to what is desired, which must be the complete list; answers the number of changes.

@@ -95,7 +95,10 @@ impl Driver {
                 () = pods.marked() => {}
                 () = readiness.changed() => {}
                 () = nodes.changed() => look_at_node = true,
-                () = settle => work.retry_refused(),
+                () = settle => {
+                    self.settle().await;
+                    work.retry_refused();
+                }
                 _ = full.tick() => {
                     if work.sweep.is_empty() {
                         work.sweep = self.every_service(&planner).into();
@@ -114,6 +117,10 @@ impl Driver {
             }
             let names = work.take(|| self.every_service(&planner));
             let complete = std::mem::take(&mut work.everything);
+            if names.is_empty() && !complete {
+                due = self.datapath.services_due();
+                continue;
+            }
             let driver = self.clone();
             // A large pass takes a while; it must not hold up probes and heartbeats.
             let pass = tokio::task::spawn_blocking(move || driver.pass_services(planner, names, complete)).await;
@@ -138,7 +145,7 @@ impl Driver {
             if let Some(checks) = planner.changed_checks() {
                 self.serve_health(&mut health_ports, checks).await;
             }
-            due = self.settle();
+            due = self.datapath.services_due();
         }
     }
 
@@ -232,11 +239,13 @@ impl Driver {
         }
     }
 
-    /// Frees what has rested long enough; answers when there is more.
-    fn settle(&self) -> Option<Instant> {
-        let (report, due) = self.datapath.settle_services();
-        self.sockets.gone(report.gone);
-        due
+    /// Frees what has rested long enough.
+    async fn settle(&self) {
+        let datapath = self.datapath.clone();
+        match tokio::task::spawn_blocking(move || datapath.settle_services()).await {
+            Ok(report) => self.sockets.gone(report.gone),
+            Err(error) => tracing::error!(%error, "what has rested could not be freed"),
+        }
     }
 
     /// Counts, and tells each newly refused service why, once.

@@ -110,7 +110,11 @@ impl ServiceSync {
             by_owner.entry(owner).or_default();
         }
         self.backends.all_seen();
-        self.apply_all(&by_owner, now, writer)
+        let settled = self.settle(now, writer);
+        let mut report = self.apply_all(&by_owner, now, writer);
+        report.backends_written += settled.backends_written;
+        report.gone.extend(settled.gone);
+        report
     }
 
     /// Brings the maps to what is desired of some owners; each with all of its services, none for one that is gone. Others stay
@@ -146,7 +150,9 @@ impl ServiceSync {
             writer,
             report: SyncReport::default(),
         };
-        self.settle_in(&mut pass);
+        let mut budget = FORGET_AT_ONCE;
+        self.free(&mut pass, &mut budget);
+        self.forget(&mut pass, &mut budget);
         pass.report
     }
 
@@ -161,7 +167,8 @@ impl ServiceSync {
             writer,
             report: SyncReport::default(),
         };
-        self.settle_in(&mut pass);
+        let mut budget = FORGET_AT_ONCE;
+        self.free(&mut pass, &mut budget);
         let mut plans: Vec<_> = by_owner
             .iter()
             .map(|(owner, services)| self.plan(owner, services))
@@ -326,10 +333,10 @@ impl ServiceSync {
         }
     }
 
-    fn settle_in(&mut self, pass: &mut Pass<'_, impl MapWriter>) {
+    /// Frees slots and backends; what is freed can be used in this very pass.
+    fn free(&mut self, pass: &mut Pass<'_, impl MapWriter>, budget: &mut usize) {
         self.arena.settle(pass.now);
-        let mut budget = FORGET_AT_ONCE;
-        while budget > 0
+        while *budget > 0
             && let Some((id, held)) = self.backends.settle(pass.now)
         {
             pass.writer.withdraw_backend(held.index, &id);
@@ -337,12 +344,12 @@ impl ServiceSync {
             if id.protocol == Protocol::TCP {
                 pass.report.gone.push(id);
             }
-            budget -= 1;
+            *budget -= 1;
             // Before the index can get another owner, which slots would send old flows to.
             for group in self.remembered.remove(&held.index).unwrap_or_default() {
                 let Some(group) = self.groups.get(group) else { continue };
                 let Some(range) = group.range else { continue };
-                budget = budget.saturating_sub(group.holds.positions().count());
+                *budget = budget.saturating_sub(group.holds.positions().count());
                 tables::forget(
                     range,
                     group.holds.positions(),
@@ -351,15 +358,20 @@ impl ServiceSync {
                 );
             }
         }
+    }
+
+    /// Makes slots forget whose they were when their time is over, unless a flow still needs it. That takes a look at all flows that
+    /// are written down, for which no change should have to wait.
+    fn forget(&mut self, pass: &mut Pass<'_, impl MapWriter>, budget: &mut usize) {
         let mut flows = None;
-        while budget > 0
+        while *budget > 0
             && let Some((until, id)) = self.expiring.front().copied()
             && until <= pass.now
         {
             if let Some(group) = self.groups.get_mut(id)
                 && let Some(range) = group.range
             {
-                let due = group.holds.take_due(pass.now, &mut budget);
+                let due = group.holds.take_due(pass.now, budget);
                 let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
                 let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
                 tables::forget(range, over, |_| true, pass.writer);

@@ -180,6 +180,9 @@ fn picture(maps: &Maps, cluster: &Cluster) -> Picture {
 }
 
 proptest! {
+    // Each step is compared with a pass over everything into fresh maps, which takes its time.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn updates_lead_where_full_passes_lead(changes in proptest::collection::vec(change(), 1..40)) {
         let mut cluster = Cluster::default();
