@@ -211,8 +211,8 @@ fn pods_of_this_node_are_listed_until_their_endpoints_say_otherwise() {
     let mut planner = ServicePlanner::default();
     planner.set_view(view());
     let plan = |planner: &mut ServicePlanner, cluster: &Cluster| {
-        let planned = planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
-        planned.listed
+        let wanted = planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
+        wanted.listed
     };
     assert_eq!(plan(&mut planner, &cluster), [(pods(&[]), pods(&[2, 4]))]);
     assert_eq!(plan(&mut planner, &cluster), []);

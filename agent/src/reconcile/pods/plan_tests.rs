@@ -283,9 +283,9 @@ fn a_process_is_told_to_end_when_other_nodes_can_know_or_have_had_long_enough() 
     let listed = |grace: u64, listed: bool| {
         let (marked, grace) = (true, Duration::from_secs(grace));
         ending(10).map(|ending| Termination {
+            grace,
             marked,
             listed,
-            grace,
             ..ending
         })
     };
