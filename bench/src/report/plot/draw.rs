@@ -21,7 +21,7 @@ const INK: RGBColor = RGBColor(28, 39, 51);
 const FAINT: RGBColor = RGBColor(226, 231, 236);
 const FAINTER: RGBColor = RGBColor(241, 244, 246);
 /// Pixels of the legend's width and of one of its lines.
-const LEGEND: (i32, i32) = (190, 30);
+const LEGEND: (i32, i32) = (215, 30);
 const HEAD: u32 = 76;
 
 /// Draws a plot.
