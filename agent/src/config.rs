@@ -384,11 +384,12 @@ fn first_address(interface: &str, is_ipv4: bool) -> Option<IpAddr> {
     let of_interface = addresses.filter(|address| address.interface_name == interface);
     of_interface
         .filter_map(|address| address.address)
-        .find_map(|address| match is_ipv4 {
-            true => Some(IpAddr::V4(address.as_sockaddr_in()?.ip())),
-            false => Some(address.as_sockaddr_in6()?.ip())
-                .filter(|address| !address.is_unicast_link_local())
-                .map(IpAddr::V6),
+        .find_map(|address| {
+            if is_ipv4 {
+                return Some(IpAddr::V4(address.as_sockaddr_in()?.ip()));
+            }
+            let address = address.as_sockaddr_in6()?.ip();
+            (!address.is_unicast_link_local()).then_some(IpAddr::V6(address))
         })
 }
 

@@ -451,7 +451,7 @@ fn read_range(state_dir: &Path) -> anyhow::Result<Option<Ranges>> {
 fn remember_more(state_dir: &Path, ranges: &Ranges) {
     match write_range(state_dir, ranges) {
         Ok(()) => {
-            tracing::warn!(%ranges, "this node has got a range of another family: used from the agent's next start on")
+            tracing::warn!(%ranges, "this node has got a range of another family: used from the agent's next start on");
         }
         Err(error) => tracing::error!(error = format!("{error:#}"), %ranges, "a further range is not remembered"),
     }

@@ -175,7 +175,7 @@ impl Life {
     /// Becomes ready, then runs the reconcilers and tells whether the store is there.
     async fn live(self, stop: CancellationToken) {
         let start = Instant::now();
-        if stop.run_until_cancelled(self.bootstrap()).await.is_none() {
+        if Box::pin(stop.run_until_cancelled(self.bootstrap())).await.is_none() {
             return;
         }
         tracing::info!(took = ?start.elapsed(), "ready");

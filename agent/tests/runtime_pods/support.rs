@@ -183,6 +183,7 @@ pub fn sandbox_spec(uid: &str) -> SandboxSpec {
         name: uid.to_owned(),
         hostname: format!("host-{uid}"),
         addresses: vec!["10.1.2.3".parse().unwrap()],
+        host_network: false,
         resolv_conf: "nameserver 10.96.0.10\n".to_owned(),
         resources: Resources::default(),
     }

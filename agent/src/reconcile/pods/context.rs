@@ -84,7 +84,8 @@ impl Addresses {
         }
         let addresses = allocated?;
         drop(allocators);
-        let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let text = lines.join("\n") + "\n";
         // A hint only: it keeps a restarted agent from handing out the address that was released last.
         if let Err(error) = fs::write(&self.cursor, text) {
             tracing::warn!(path = %self.cursor.display(), %error, "address cursor not written");
