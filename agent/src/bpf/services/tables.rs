@@ -88,7 +88,7 @@ pub fn needed(
         .iter()
         .filter(|flow| keys.contains(&flow.service))
         .filter_map(|flow| {
-            let position = (u64::from(flow.hash) * u64::from(range.len) >> 32) as u32;
+            let position = ((u64::from(flow.hash) * u64::from(range.len)) >> 32) as u32;
             let elsewhere = writer.read_slot(range.base + position).backend != flow.backend;
             elsewhere.then_some(position)
         })
