@@ -1,5 +1,6 @@
 //! Sequences from a seed. The same few addresses and ports come again and again, so that flows collide, end and begin anew.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use causeway_abi::event::MARK_DRY_RUN;
@@ -28,6 +29,7 @@ struct Draft<'a> {
     random: &'a mut Random,
     steps: Vec<Step>,
     services: Vec<ServiceSpec>,
+    affinities: BTreeMap<VipSpec, u32>,
     backends: Vec<BackendSpec>,
     /// Steps that sent a packet.
     sent: Vec<(u32, PacketSpec)>,
@@ -51,6 +53,7 @@ impl Generator {
             random: &mut self.random,
             steps: Vec::with_capacity(length + 16),
             services: Vec::new(),
+            affinities: BTreeMap::new(),
             backends: Vec::new(),
             sent: Vec::new(),
         };
@@ -139,6 +142,9 @@ impl Draft<'_> {
         if self.random.percent(5) {
             backends.clear();
         }
+        // An address keeps it, whatever service has the address: nothing is written down of direct flows from before.
+        let affinity = self.random.pick(&AFFINITIES);
+        let affinity = *self.affinities.entry(vip).or_insert(affinity);
         let sources = (scope == Scope::Node && self.random.percent(25)).then(|| {
             let mut sources = vec![(ip("192.0.2.7"), 32), (ip("198.51.100.0"), 24), (ip("2001:db8::"), 32)];
             sources.remove(self.random.below(3));
@@ -153,7 +159,7 @@ impl Draft<'_> {
             } else {
                 self.random.pick(&[16, 32, 64])
             },
-            affinity: self.random.pick(&AFFINITIES),
+            affinity,
             sources,
         };
         self.services.retain(|other| other.id != id);
