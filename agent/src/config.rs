@@ -382,15 +382,13 @@ fn parse_default_route(table: &str) -> Option<String> {
 fn first_address(interface: &str, is_ipv4: bool) -> Option<IpAddr> {
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
     let of_interface = addresses.filter(|address| address.interface_name == interface);
-    of_interface
-        .filter_map(|address| address.address)
-        .find_map(|address| {
-            if is_ipv4 {
-                return Some(IpAddr::V4(address.as_sockaddr_in()?.ip()));
-            }
-            let address = address.as_sockaddr_in6()?.ip();
-            (!address.is_unicast_link_local()).then_some(IpAddr::V6(address))
-        })
+    of_interface.filter_map(|address| address.address).find_map(|address| {
+        if is_ipv4 {
+            return Some(IpAddr::V4(address.as_sockaddr_in()?.ip()));
+        }
+        let address = address.as_sockaddr_in6()?.ip();
+        (!address.is_unicast_link_local()).then_some(IpAddr::V6(address))
+    })
 }
 
 /// "250ms", "10s", "5m", "1h".

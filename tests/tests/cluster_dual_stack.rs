@@ -7,7 +7,7 @@ use serde_json::Value;
 use xtask::cluster::{IpFamilies, Routing, Store};
 
 const REQUESTS: u64 = 60;
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// The example, listening on addresses of both families, behind a service that has both.
 fn manifest() -> String {

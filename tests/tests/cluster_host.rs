@@ -7,7 +7,7 @@ use serde_json::Value;
 use xtask::cluster::{Cluster, Store};
 
 const REQUESTS: u64 = 40;
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const HOST_PORT: u16 = 18_080;
 const HOSTED_PORT: u16 = 18_081;
 

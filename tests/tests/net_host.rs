@@ -18,7 +18,10 @@ const NODE_PORT: u16 = 30_080;
 const BULK_BYTES: usize = 1 << 20;
 
 fn vips() -> [SocketAddr; 2] {
-    [([10, 96, 0, 10], 80).into(), "[fd00:96::10]:80".parse().unwrap()]
+    [
+        ([10, 96, 0, 10], 80).into(),
+        "[fd00:96::10]:80".parse().expect("an address"),
+    ]
 }
 
 /// A service at `vip` with a port of a node behind it.

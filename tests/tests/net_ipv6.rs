@@ -31,7 +31,7 @@ fn lab(nodes: u8) -> Lab {
 }
 
 fn vip() -> SocketAddr {
-    "[fd00:96::10]:80".parse().unwrap()
+    "[fd00:96::10]:80".parse().expect("an address")
 }
 
 fn answer(stream: std::io::Result<TcpStream>) -> String {
@@ -179,8 +179,9 @@ fn a_pod_reaches_itself_through_its_own_virtual_address() {
 }
 
 fn drops(node: &Node, reason: DropReason) -> u64 {
-    let drops = node.datapath().drops().unwrap();
-    drops.iter().find(|(other, _)| *other == reason).unwrap().1.packets
+    let drops = node.datapath().drops().expect("the counters");
+    let found = drops.iter().find(|(other, _)| *other == reason);
+    found.expect("every reason").1.packets
 }
 
 #[test]

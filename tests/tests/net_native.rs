@@ -183,7 +183,10 @@ fn a_node_reaches_pods_elsewhere_and_they_reach_it() {
 }
 
 fn vips() -> [SocketAddr; 2] {
-    [([10, 96, 0, 10], 80).into(), "[fd00:96::10]:80".parse().unwrap()]
+    [
+        ([10, 96, 0, 10], 80).into(),
+        "[fd00:96::10]:80".parse().expect("an address"),
+    ]
 }
 
 #[test]

@@ -48,8 +48,9 @@ fn request(flags: u8) -> Vec<u8> {
 }
 
 fn last_mac(address: u8) -> [u8; 6] {
-    let [a, b, c, d, e] = NEIGHBOUR_MAC;
-    [a, b, c, d, e, address]
+    let mut mac = [address; 6];
+    mac[..5].copy_from_slice(&NEIGHBOUR_MAC);
+    mac
 }
 
 /// That nothing was written down of any flow.
