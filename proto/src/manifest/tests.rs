@@ -199,7 +199,7 @@ just text
              unknown suffix \"MB\" (known: n u m k M G T P E, Ki Mi Gi Ti Pi Ei, e<exponent>)",
             "document 1, line 18, pod/web: spec.containers[1].ports: expected a list, found an object",
             "document 1, line 19, pod/web: spec.volumes: unknown or unsupported field; supported here: containers, \
-             hostname, initContainers, nodeName, nodeSelector, restartPolicy, schedulerName, securityContext, \
+             hostNetwork, hostname, initContainers, nodeName, nodeSelector, restartPolicy, schedulerName, securityContext, \
              terminationGracePeriodSeconds, tolerations",
             "document 2, line 22, kind: unknown kind \"Servise\" of apiVersion \"v1\", did you mean \"Service\"?",
             "document 3, line 25, apiVersion: Pod is of apiVersion \"v1\", not \"apps/v1\"",
