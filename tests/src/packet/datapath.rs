@@ -102,8 +102,7 @@ impl Datapath {
         let mut ebpf = loader
             .load(OBJECT)
             .context("cannot load the BPF object; tests need root and a BPF kernel")?;
-        // The one that only measures needs more stack than kernels before 6.10 give, and is no part of a node.
-        for (name, program) in ebpf.programs_mut().filter(|(name, _)| *name != "cw_measure") {
+        for (name, program) in ebpf.programs_mut() {
             match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),

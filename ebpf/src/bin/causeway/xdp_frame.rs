@@ -130,13 +130,7 @@ impl XdpFrame {
     /// Takes the tunnel's headers away.
     #[inline(always)]
     pub fn decapsulate(self) -> bool {
-        self.cut(TUNNEL_OVERHEAD as u32)
-    }
-
-    /// Takes bytes away at the frame's beginning.
-    #[inline(always)]
-    pub fn cut(self, bytes: u32) -> bool {
         // SAFETY: no pointer but the context is passed.
-        unsafe { bpf_xdp_adjust_head(self.0, bytes as i32) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.0, TUNNEL_OVERHEAD as i32) == 0 }
     }
 }

@@ -6,7 +6,6 @@ mod from_pod;
 mod from_tunnel;
 mod from_uplink;
 mod getpeername;
-mod measure;
 mod recvmsg;
 mod sendmsg;
 mod socket;

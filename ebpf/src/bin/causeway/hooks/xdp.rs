@@ -36,15 +36,10 @@ use crate::{
 /// Forwards packets for services to other nodes, and answers from there to clients.
 #[xdp]
 pub fn cw_xdp(ctx: XdpContext) -> u32 {
-    forward(XdpFrame::new(ctx.ctx))
+    sent(XdpFrame::new(ctx.ctx)).unwrap_or(XDP_PASS)
 }
 
-/// What to do with a frame.
-#[inline(always)]
-pub fn forward(frame: XdpFrame) -> u32 {
-    sent(frame).unwrap_or(XDP_PASS)
-}
-
+/// The action for a frame that is taken here; `None` for one that passes.
 #[inline(always)]
 fn sent(frame: XdpFrame) -> Option<u32> {
     let mut head = frame.read::<Head>(0)?;
