@@ -1,21 +1,16 @@
 //! Services whose backends are in the nodes' own network, as pods with `hostNetwork` are: their address is a node's.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    thread,
-};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use causeway_agent::{
     bpf::{BackendId, DesiredBackend, DesiredService, Scope, VipId},
     net::Routing,
 };
 use causeway_maps::Protocol;
-use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, UdpServer, ask, socket_in};
+use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, UdpServer, answer, bulk, socket_in};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
-const BULK_BYTES: usize = 1 << 20;
 
 fn vips() -> [SocketAddr; 2] {
     [
@@ -98,25 +93,6 @@ fn domain(address: IpAddr) -> i32 {
 fn address(node: &Node, like: SocketAddr) -> IpAddr {
     let addresses = node.underlay_addresses();
     addresses[usize::from(like.is_ipv6())]
-}
-
-fn answer(stream: std::io::Result<TcpStream>) -> String {
-    ask(&stream.expect("a connection")).expect("an answer")
-}
-
-fn bulk(mut stream: TcpStream) {
-    let sent: Vec<u8> = (0..BULK_BYTES).map(|i| (i / 3) as u8).collect();
-    let mut byte = [0; 1];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).expect("the server's name");
-    }
-    let mut writing = stream.try_clone().expect("another descriptor");
-    let data = sent.clone();
-    let writer = thread::spawn(move || writing.write_all(&data).expect("data sent"));
-    let mut got = vec![0; BULK_BYTES];
-    stream.read_exact(&mut got).expect("all of it back");
-    writer.join().expect("a writer");
-    assert!(got == sent, "not what was sent");
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Pods with addresses of both families: IPv6 between pods, nodes, services and the network, with real sockets.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     process::Command,
-    thread,
 };
 
 use causeway_abi::DropReason;
@@ -14,13 +12,12 @@ use causeway_agent::{
     net::Network,
 };
 use causeway_tests::netns::{
-    Lab, Node, Pod, Settings, TcpServer, UdpServer, ask, connect, socket_in, tcp_service, udp_service,
+    Lab, Node, Pod, Settings, TcpServer, UdpServer, answer, ask, bulk, connect, socket_in, tcp_service, udp_service,
 };
 use nix::sys::socket::{SockaddrStorage, bind};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
-const BULK_BYTES: usize = 1 << 20;
 
 fn lab(nodes: u8) -> Lab {
     Lab::new(Settings {
@@ -32,10 +29,6 @@ fn lab(nodes: u8) -> Lab {
 
 fn vip() -> SocketAddr {
     "[fd00:96::10]:80".parse().expect("an address")
-}
-
-fn answer(stream: std::io::Result<TcpStream>) -> String {
-    ask(&stream.expect("a connection")).expect("an answer")
 }
 
 /// Two nodes, a client and a server on the first, a server on the second.
@@ -91,22 +84,6 @@ fn much_data_fits_through_the_tunnel() {
         let stream = world.client.connect(to.at6(PORT)).expect("a connection");
         bulk(stream);
     }
-}
-
-/// Sends much data to a server, and reads as much back.
-fn bulk(mut stream: TcpStream) {
-    let sent: Vec<u8> = (0..BULK_BYTES).map(|i| (i / 7) as u8).collect();
-    let mut name = [0; 1];
-    while name != *b"\n" {
-        stream.read_exact(&mut name).expect("the server's name");
-    }
-    let mut writing = stream.try_clone().expect("another descriptor");
-    let data = sent.clone();
-    let writer = thread::spawn(move || writing.write_all(&data).expect("data sent"));
-    let mut got = vec![0; BULK_BYTES];
-    stream.read_exact(&mut got).expect("all of it back");
-    writer.join().expect("a writer");
-    assert!(got == sent, "not what was sent");
 }
 
 #[test]

@@ -1,17 +1,14 @@
 //! Native routing: pods of other nodes by the kernel's routes, with no tunnel between, over both families.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
-    thread,
 };
 
 use causeway_agent::net::{DirectReport, DirectRoute, Network, Routing};
-use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, ask, connect, socket_in, tcp_service};
+use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, answer, ask, bulk, connect, socket_in, tcp_service};
 
 const PORT: u16 = 8080;
-const BULK_BYTES: usize = 1 << 20;
 
 fn lab(routing: Routing) -> Lab {
     Lab::new(Settings {
@@ -52,25 +49,6 @@ fn world(routing: Routing) -> World {
         far,
         listening,
     }
-}
-
-fn answer(stream: std::io::Result<TcpStream>) -> String {
-    ask(&stream.expect("a connection")).expect("an answer")
-}
-
-fn bulk(mut stream: TcpStream) {
-    let sent: Vec<u8> = (0..BULK_BYTES).map(|i| (i / 5) as u8).collect();
-    let mut byte = [0; 1];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).expect("the server's name");
-    }
-    let mut writing = stream.try_clone().expect("another descriptor");
-    let data = sent.clone();
-    let writer = thread::spawn(move || writing.write_all(&data).expect("data sent"));
-    let mut got = vec![0; BULK_BYTES];
-    stream.read_exact(&mut got).expect("all of it back");
-    writer.join().expect("a writer");
-    assert!(got == sent, "not what was sent");
 }
 
 /// Packets that a link has sent.

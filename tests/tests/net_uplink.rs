@@ -75,23 +75,12 @@ impl World {
     }
 }
 
-/// Who answers so many connections, how often.
-fn tally(times: usize, outsider: &Outsider, to: SocketAddr) -> BTreeMap<String, usize> {
-    let mut tally = BTreeMap::new();
-    for _ in 0..times {
-        let stream = outsider.connect(to).expect("a connection");
-        assert_eq!(stream.peer_addr().expect("its peer"), to);
-        *tally.entry(ask(&stream).expect("an answer")).or_default() += 1;
-    }
-    tally
-}
-
 #[test]
 fn a_node_port_reaches_pods_of_every_node() {
     let world = world();
     world.lab.serve(&[with_node_port(world.service(), &world.lab, false)]);
     for node in &world.lab.nodes {
-        let tally = tally(40, &world.outsider, node_port(node));
+        let tally = world.outsider.tally(40, node_port(node));
         assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{tally:?}");
     }
 }
@@ -101,7 +90,7 @@ fn a_local_policy_keeps_to_the_nodes_own_pods() {
     let world = world();
     world.lab.serve(&[with_node_port(world.service(), &world.lab, true)]);
     for (node, name) in world.lab.nodes.iter().zip(["one", "two"]) {
-        let tally = tally(20, &world.outsider, node_port(node));
+        let tally = world.outsider.tally(20, node_port(node));
         assert_eq!(tally.keys().collect::<Vec<_>>(), [name], "{tally:?}");
     }
 }
@@ -156,7 +145,7 @@ fn clients_that_no_source_range_holds_are_kept_out() {
         }
     }
     world.lab.serve(&[service]);
-    assert_eq!(tally(10, &world.outsider, node_port(node)).values().sum::<usize>(), 10);
+    assert_eq!(world.outsider.tally(10, node_port(node)).values().sum::<usize>(), 10);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! XDP on nodes' uplinks and direct server return, with real sockets: a machine outside reaches pods through any node.
 
 use std::{
-    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
@@ -11,7 +10,9 @@ use std::{
 use aya::sys::{Stats, enable_stats};
 use causeway_agent::bpf::{DesiredService, Scope, XdpAttachment};
 use causeway_maps::view;
-use causeway_tests::netns::{Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, ask, tcp_service, udp_service};
+use causeway_tests::netns::{
+    Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, exchange, noise, tcp_service, udp_service,
+};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
@@ -104,35 +105,11 @@ fn echo(pod: &Pod, port: u16) -> thread::JoinHandle<()> {
     })
 }
 
-/// Sends bytes and waits until they came back.
-fn exchange(stream: &TcpStream, bytes: &[u8], how: &str) {
+/// Waits long for data, as the machine may be busy.
+fn patient(stream: &TcpStream) {
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .expect("a time-out");
-    thread::scope(|scope| {
-        scope.spawn(|| (&*stream).write_all(bytes).expect("all sent"));
-        let mut received = vec![0; bytes.len()];
-        (&*stream)
-            .read_exact(&mut received)
-            .unwrap_or_else(|error| panic!("{how}: {error}"));
-        assert!(received == bytes, "{how}: other bytes came back");
-    });
-}
-
-fn noise(length: u32) -> Vec<u8> {
-    (0..length)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
-}
-
-fn tally(times: usize, outsider: &Outsider, to: SocketAddr) -> BTreeMap<String, usize> {
-    let mut tally = BTreeMap::new();
-    for _ in 0..times {
-        let stream = outsider.connect(to).expect("a connection");
-        assert_eq!(stream.peer_addr().expect("its peer"), to);
-        *tally.entry(ask(&stream).expect("an answer")).or_default() += 1;
-    }
-    tally
 }
 
 /// Every way of attaching, and every way of answering.
@@ -151,7 +128,7 @@ fn a_node_port_reaches_pods_of_every_node() {
     each(|world, how| {
         world.serve(&world.servers.iter().collect::<Vec<_>>());
         for node in &world.lab.nodes {
-            let tally = tally(40, &world.outsider, node_port(node));
+            let tally = world.outsider.tally(40, node_port(node));
             assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{how}: {tally:?}");
         }
     });
@@ -167,6 +144,7 @@ fn much_data_arrives_whole() {
             .outsider
             .connect(node_port(&world.lab.nodes[0]))
             .expect("a connection");
+        patient(&stream);
         exchange(&stream, &noise(4_000_000), how);
         drop(stream);
         server.join().expect("the server");
@@ -204,6 +182,7 @@ fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
             .outsider
             .connect(node_port(&world.lab.nodes[0]))
             .expect("a connection");
+        patient(&stream);
         {
             let _statistics = enable_stats(Stats::RunTime).expect("statistics");
             exchange(&stream, &noise(1_000_000), "native");

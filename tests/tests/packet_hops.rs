@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use causeway_abi::{DropReason, service::SCOPE_NODE};
+use causeway_abi::DropReason;
 use causeway_tests::{
     netns::Netns,
     packet::{
@@ -20,11 +20,7 @@ const ELSEWHERE: &str = "10.244.2.6:8080";
 const VIP: &str = "10.96.0.10:80";
 const NODE_PORT: &str = "172.30.0.11:30080";
 const WORLD: &str = "192.0.2.7:40000";
-const FROM_NETWORK: ServiceOptions = ServiceOptions {
-    scope: SCOPE_NODE,
-    flags: 0,
-    affinity_seconds: 0,
-};
+const FROM_NETWORK: ServiceOptions = ServiceOptions::FROM_NETWORK;
 
 /// A node with two pods of each family, and another node's.
 fn node() -> Result<Datapath> {

@@ -1,11 +1,7 @@
 //! The network side of a node: node ports and external addresses in, pods' packets out.
 
 use anyhow::Result;
-use causeway_abi::{
-    DropReason,
-    conntrack::DIRECTION_FORWARD,
-    service::{SCOPE_NODE, SERVICE_SOURCE_RANGES},
-};
+use causeway_abi::{DropReason, conntrack::DIRECTION_FORWARD, service::SERVICE_SOURCE_RANGES};
 use causeway_tests::packet::{CLIENT_IFINDEX, Datapath, Frame, ServiceOptions, Verdict, decode, tcp};
 
 const TCP: u8 = 6;
@@ -13,11 +9,7 @@ const UDP: u8 = 17;
 const NODE_PORT: &str = "172.30.0.11:30080";
 const CLIENT: &str = "192.0.2.7:40000";
 
-const FROM_NETWORK: ServiceOptions = ServiceOptions {
-    scope: SCOPE_NODE,
-    flags: 0,
-    affinity_seconds: 0,
-};
+const FROM_NETWORK: ServiceOptions = ServiceOptions::FROM_NETWORK;
 
 /// A node with one pod, and the route to another node.
 fn node() -> Result<Datapath> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use causeway_abi::{
     DropReason,
     backend::{IN_USE, READY, TERMINATING},
-    service::{SCOPE_NODE, SERVICE_SOURCE_RANGES},
+    service::SERVICE_SOURCE_RANGES,
 };
 use causeway_tests::packet::{
     Action, CLIENT_IFINDEX, Datapath, Frame, ServiceOptions, Verdict, decode, one_hop_later, tcp,
@@ -18,11 +18,7 @@ const CLIENT: &str = "192.0.2.7:40000";
 const NODE: &str = "172.30.0.11";
 const OTHER: &str = "172.30.0.12";
 
-const FROM_NETWORK: ServiceOptions = ServiceOptions {
-    scope: SCOPE_NODE,
-    flags: 0,
-    affinity_seconds: 0,
-};
+const FROM_NETWORK: ServiceOptions = ServiceOptions::FROM_NETWORK;
 
 /// A node with one pod that knows another node, and its clients' network.
 fn node() -> Result<Datapath> {

@@ -1,6 +1,7 @@
 //! Nodes on a bridged underlay, and their pods.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ use rtnetlink::{
 };
 
 use super::{
-    Cgroup, Netns, TcpServer, UdpServer, connect, offload::leave_no_checksums, passing::PassingXdp,
+    Cgroup, Netns, TcpServer, UdpServer, ask, connect, offload::leave_no_checksums, passing::PassingXdp,
     process::command_in, socket_in, unique,
 };
 
@@ -134,6 +135,17 @@ impl Outsider {
     pub fn connect(&self, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
         let socket = socket_in(&self.netns, None, domain(to.ip()), libc::SOCK_STREAM);
         connect(socket, to)
+    }
+
+    /// Who answers so many connections, how often.
+    pub fn tally(&self, times: usize, to: SocketAddr) -> BTreeMap<String, usize> {
+        let mut tally = BTreeMap::new();
+        for _ in 0..times {
+            let stream = self.connect(to).expect("a connection");
+            assert_eq!(stream.peer_addr().expect("its peer"), to);
+            *tally.entry(ask(&stream).expect("an answer")).or_default() += 1;
+        }
+        tally
     }
 }
 

@@ -4,6 +4,7 @@
 //! however a test ends, and every link goes with them. What could stay (cgroups, pins) is removed by guards.
 
 mod cgroup;
+mod client;
 mod lab;
 mod namespace;
 mod offload;
@@ -13,6 +14,7 @@ mod server;
 mod socket;
 
 pub use cgroup::Cgroup;
+pub use client::{answer, bulk, exchange, noise};
 pub use lab::{Lab, Node, Outsider, Pod, Settings, tcp_service, udp_service};
 pub use namespace::Netns;
 pub use process::{Running, command_in, finish};

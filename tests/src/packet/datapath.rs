@@ -17,7 +17,7 @@ use causeway_abi::event::{Event, Explanation, MARK_DRY_RUN, Trace};
 use causeway_abi::node::{MASQUERADE, NodeConfig};
 use causeway_abi::pod::Pod;
 use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route};
-use causeway_abi::service::{NO_BACKEND, Service, ServiceKey, Slot};
+use causeway_abi::service::{NO_BACKEND, SCOPE_NODE, Service, ServiceKey, Slot};
 use causeway_abi::{ABI_VERSION, Address, DropReason};
 use causeway_maps::Plain;
 use zerocopy::FromBytes as _;
@@ -64,6 +64,15 @@ pub struct ServiceOptions {
     pub flags: u32,
     /// Session affinity time-out.
     pub affinity_seconds: u32,
+}
+
+impl ServiceOptions {
+    /// A service as the network sees it.
+    pub const FROM_NETWORK: Self = Self {
+        scope: SCOPE_NODE,
+        flags: 0,
+        affinity_seconds: 0,
+    };
 }
 
 /// Programs and maps.
