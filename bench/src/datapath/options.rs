@@ -53,8 +53,10 @@ pub(super) struct Plan {
     pub(super) pairs: usize,
     /// Length of each of them.
     pub(super) slice_milliseconds: u64,
-    /// Rounds of the requests in turn, one after the other.
-    pub(super) request_milliseconds: u64,
+    /// Rounds of what is done by both ways in turn.
+    pub(super) in_turn: usize,
+    /// Length of each of them.
+    pub(super) in_turn_milliseconds: u64,
     /// Rounds over the packets.
     pub(super) packet_rounds: usize,
     /// Packets of a case in each.
@@ -79,9 +81,10 @@ impl Plan {
             Self {
                 parts,
                 many: options.services as usize,
-                pairs: 12,
-                slice_milliseconds: 60,
-                request_milliseconds: 250,
+                pairs: 30,
+                slice_milliseconds: 25,
+                in_turn: 3,
+                in_turn_milliseconds: 250,
                 packet_rounds: rounds(10),
                 packets: 8_192,
                 changes: 10,
@@ -91,9 +94,10 @@ impl Plan {
             Self {
                 parts,
                 many: options.services as usize,
-                pairs: 60,
-                slice_milliseconds: 100,
-                request_milliseconds: 500,
+                pairs: 240,
+                slice_milliseconds: 25,
+                in_turn: 20,
+                in_turn_milliseconds: 500,
                 packet_rounds: rounds(40),
                 packets: 16_384,
                 changes: 50,
@@ -121,10 +125,19 @@ impl Plan {
         seconds
     }
 
-    /// Three kinds of pairs, and the requests in turn.
+    /// Two kinds of pairs, and two of what is done in turn.
     pub(super) fn sockets_seconds(&self) -> f64 {
-        let pair = 2.0 * (self.slice_milliseconds as f64 / 1e3 + 0.02);
-        self.pairs as f64 * (3.0 * pair + self.request_milliseconds as f64 / 1e3 / 4.0)
+        2.0 * (self.pairs_seconds() + self.in_turn_seconds())
+    }
+
+    /// Pairs of one kind.
+    pub(super) fn pairs_seconds(&self) -> f64 {
+        self.pairs as f64 * 2.0 * (self.slice_milliseconds as f64 / 1e3 + 0.02)
+    }
+
+    /// One kind of what is done in turn.
+    pub(super) fn in_turn_seconds(&self) -> f64 {
+        self.in_turn as f64 * self.in_turn_milliseconds as f64 / 1e3
     }
 
     pub(super) fn packets_seconds(&self) -> f64 {

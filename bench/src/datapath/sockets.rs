@@ -13,7 +13,7 @@ use crate::{
     run::check,
     service::{POD_TCP, Transport, VIP_TCP},
     stats::{deviation, median, paired_ratio, quantile},
-    worker::{Job, Outcome, Target, Task},
+    worker::{BLOCK_BYTES, Job, Outcome, Target, Task},
 };
 
 /// Values of two ways, pair by pair.
@@ -44,17 +44,17 @@ enum Way {
 }
 
 pub(super) fn measure(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<()> {
-    let planned = course.plan.sockets_seconds() / 4.0;
+    let (in_turn_planned, pairs_planned) = (course.plan.in_turn_seconds(), course.plan.pairs_seconds());
     // One backend, so that both ways lead to the same process.
     let service = one.service();
     one.rig.change(service, &[0])?;
 
-    let entry = requests(course, one);
-    course.progress.done(planned);
+    let entry = in_turn(course, one, Task::InTurn, "vip_request_latency_p50");
+    course.progress.done(in_turn_planned);
     add(course, "request latency", entry, Goal::Ratio(Bound::AtMost, 1.02))?;
 
-    let entry = slices(course, one, Task::Connections, "vip_connections_per_second", "1/s");
-    course.progress.done(planned);
+    let entry = connections(course, one);
+    course.progress.done(pairs_planned);
     add(
         course,
         "connections per second",
@@ -62,13 +62,13 @@ pub(super) fn measure(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) ->
         Goal::Ratio(Bound::AtLeast, 0.95),
     )?;
 
-    let entry = slices(course, one, Task::Stream, "vip_throughput", "Gbit/s");
-    course.progress.done(planned);
+    let entry = in_turn(course, one, Task::StreamsInTurn, "vip_throughput");
+    course.progress.done(in_turn_planned);
     add(course, "throughput", entry, Goal::Ratio(Bound::AtLeast, 0.98))?;
 
     one.rig.change(service, &[0, 1])?;
     let entry = connect(course, one, many);
-    course.progress.done(planned);
+    course.progress.done(pairs_planned);
     add(course, "time to connect", entry, Goal::Ratio(Bound::AtMost, 1.03))
 }
 
@@ -79,19 +79,24 @@ fn add(course: &mut Course<'_>, what: &str, entry: Result<Entry>, goal: Goal) ->
     Ok(())
 }
 
-/// Both ways at once, from one process, request by request.
-fn requests(course: &mut Course<'_>, bed: &mut Bed) -> Result<Entry> {
+/// Both ways at once, from one process, request by request or block by block.
+fn in_turn(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str) -> Result<Entry> {
     let job = Job {
-        task: Task::InTurn,
+        task,
         targets: vec![target(bed, Way::Vip), target(bed, Way::Pod)],
-        milliseconds: course.plan.request_milliseconds,
+        milliseconds: course.plan.in_turn_milliseconds,
+    };
+    let what = if task == Task::InTurn {
+        "requests"
+    } else {
+        "blocks of bytes"
     };
     let mut pairs = Pairs::default();
-    for round in 0..(course.plan.pairs / 4).max(3) {
+    for round in 0..course.plan.in_turn {
         interrupt::check()?;
         course
             .progress
-            .show("requests in turn, through the virtual address and to the pod");
+            .show(&format!("{what} in turn, through the virtual address and to the pod"));
         bed.passed(Transport::Tcp)?;
         let outcome = bed.rig.client(Mode::CausewaySocket)?.ask(&job)?;
         let passed = bed.passed(Transport::Tcp)?;
@@ -108,37 +113,46 @@ fn requests(course: &mut Course<'_>, bed: &mut Bed) -> Result<Entry> {
         let [vip, pod] = outcome.times_by_target.as_slice() else {
             bail!("the client did not tell times of both ways");
         };
-        let p50 = |times: &[(u64, u64)]| quantile(times, 0.5).map(|time| time as f64 / 1e3).context("no times");
-        pairs.ours.push((round, p50(vip)?));
-        pairs.baseline.push((round, p50(pod)?));
+        let value = |times: &[(u64, u64)]| -> Result<f64> {
+            let p50 = quantile(times, 0.5).context("no times")? as f64;
+            Ok(match task {
+                // Bits in a nanosecond.
+                Task::StreamsInTurn => BLOCK_BYTES as f64 * 8.0 / p50,
+                _ => p50 / 1e3,
+            })
+        };
+        pairs.ours.push((round, value(vip)?));
+        pairs.baseline.push((round, value(pod)?));
     }
-    pairs.entry(
-        "vip_request_latency_p50",
-        "request, p50, through the virtual address; baseline: to the pod",
-        "µs",
-    )
+    match task {
+        Task::StreamsInTurn => pairs.entry(
+            name,
+            "throughput through the virtual address; baseline: to the pod",
+            "Gbit/s",
+        ),
+        _ => pairs.entry(
+            name,
+            "request, p50, through the virtual address; baseline: to the pod",
+            "µs",
+        ),
+    }
 }
 
 /// Short slices of one way and the other, now this first and now that.
-fn slices(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str, unit: &'static str) -> Result<Entry> {
+fn connections(course: &mut Course<'_>, bed: &mut Bed) -> Result<Entry> {
     let mut pairs = Pairs::default();
     // The first pair warms up.
     for round in 0..=course.plan.pairs {
         interrupt::check()?;
-        let what = if task == Task::Stream {
-            "throughput"
-        } else {
-            "connections"
-        };
         course
             .progress
-            .show(&format!("{what}, pair {round} of {}", course.plan.pairs));
+            .show(&format!("connections, pair {round} of {}", course.plan.pairs));
         let mut ways = [Way::Vip, Way::Pod];
         if round % 2 == 1 {
             ways.reverse();
         }
         for way in ways {
-            let value = slice(bed, task, way, course.plan.slice_milliseconds)?;
+            let value = connections_slice(bed, way, course.plan.slice_milliseconds)?;
             let values = match way {
                 Way::Vip => &mut pairs.ours,
                 Way::Pod => &mut pairs.baseline,
@@ -148,16 +162,16 @@ fn slices(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str, unit: 
             }
         }
     }
-    let title = match task {
-        Task::Stream => "throughput through the virtual address; baseline: to the pod",
-        _ => "short connections through the virtual address; baseline: to the pod",
-    };
-    pairs.entry(name, title, unit)
+    pairs.entry(
+        "vip_connections_per_second",
+        "short connections through the virtual address; baseline: to the pod",
+        "1/s",
+    )
 }
 
-fn slice(bed: &mut Bed, task: Task, way: Way, milliseconds: u64) -> Result<f64> {
+fn connections_slice(bed: &mut Bed, way: Way, milliseconds: u64) -> Result<f64> {
     let job = Job {
-        task,
+        task: Task::Connections,
         targets: vec![target(bed, way)],
         milliseconds,
     };
@@ -168,12 +182,8 @@ fn slice(bed: &mut Bed, task: Task, way: Way, milliseconds: u64) -> Result<f64> 
     bed.passed(Transport::Tcp)?;
     let outcome = bed.rig.client(mode)?.ask(&job)?;
     let passed = bed.passed(Transport::Tcp)?;
-    judge(mode, task, &outcome, passed)?;
-    let seconds = outcome.elapsed_ns as f64 / 1e9;
-    Ok(match task {
-        Task::Stream => outcome.bytes as f64 * 8.0 / 1e9 / seconds,
-        _ => outcome.done as f64 / seconds,
-    })
+    judge(mode, job.task, &outcome, passed)?;
+    Ok(outcome.done as f64 / (outcome.elapsed_ns as f64 / 1e9))
 }
 
 fn judge(mode: Mode, task: Task, outcome: &Outcome, passed: crate::program::Passed) -> Result<()> {

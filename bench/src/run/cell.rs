@@ -164,7 +164,7 @@ impl Performed {
                 (Measure::UdpLatencyP99, time(0.99)),
                 (Measure::CpuPerUdp, cpu_us),
             ],
-            Task::InTurn | Task::WatchFor(_) => Vec::new(),
+            Task::InTurn | Task::StreamsInTurn | Task::WatchFor(_) => Vec::new(),
         }
     }
 }
@@ -177,6 +177,7 @@ fn task_name(task: Task) -> &'static str {
         (Task::KeepAlive, _) => "keep-alive",
         (Task::Stream, _) => "stream",
         (Task::InTurn, _) => "requests in turn",
+        (Task::StreamsInTurn, _) => "streams in turn",
         (_, Transport::Udp) => "UDP",
         (_, Transport::Tcp) => "watch",
     }

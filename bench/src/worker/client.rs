@@ -42,6 +42,7 @@ fn perform(job: &Job, begun: impl FnOnce() -> Result<()>) -> Result<Outcome> {
         Task::Stream => streams::stream(job),
         Task::Udp => udp(job),
         Task::InTurn => in_turn::requests(job),
+        Task::StreamsInTurn => in_turn::blocks(job),
         Task::WatchFor(server) => watch(job, server, begun)?,
     })
 }

@@ -2,19 +2,53 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use super::{Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, counted, histogram, socket};
+use super::{BLOCK_BYTES, BLOCKS, Job, KEEP, MESSAGE_BYTES, Outcome, Record, Target, counted, histogram, socket};
 use crate::clock::now_ns;
 
 /// Requests on each connection before times are recorded.
 const WARM_UP: usize = 50;
+/// As much of a block as one send takes.
+const CHUNK_BYTES: usize = 128 * 1024;
 
-/// One connection to each target; requests go over them in turn, in one order and then in the other, so that none is always the
-/// first.
+/// Requests.
 pub(super) fn requests(job: &Job) -> Outcome {
+    in_turn(job, |_| Ok(()), |socket, answer| ask(socket, KEEP, answer))
+}
+
+/// Blocks of bytes, each until its answer says that it has arrived.
+pub(super) fn blocks(job: &Job) -> Outcome {
+    let chunk = vec![0; CHUNK_BYTES];
+    in_turn(
+        job,
+        |socket| ask(socket, BLOCKS, &mut [0; MESSAGE_BYTES]),
+        |socket, answer| {
+            let mut left = BLOCK_BYTES;
+            while left > 0 {
+                left -= socket::send(socket, &chunk[..left.min(CHUNK_BYTES)])?;
+            }
+            socket::receive_all(socket, answer)
+        },
+    )
+}
+
+fn ask(socket: &OwnedFd, kind: u8, answer: &mut [u8; MESSAGE_BYTES]) -> io::Result<()> {
+    let mut request = [0; MESSAGE_BYTES];
+    request[0] = kind;
+    socket::send(socket, &request)?;
+    socket::receive_all(socket, answer)
+}
+
+/// One connection to each target, greeted; exchanges go over them in turn, in one order and then in the other, so that none is
+/// always the first.
+fn in_turn(
+    job: &Job,
+    greet: impl Fn(&OwnedFd) -> io::Result<()>,
+    exchange: impl Fn(&OwnedFd, &mut [u8; MESSAGE_BYTES]) -> io::Result<()>,
+) -> Outcome {
     let (mut record, begun) = (Record::new(), now_ns());
     let mut connections = Vec::new();
     for target in &job.targets {
-        match open(target) {
+        match open(target).and_then(|connection| greet(&connection).map(|()| connection)) {
             Ok(connection) => {
                 record.outcome.opened += 1;
                 connections.push((target, connection));
@@ -37,8 +71,10 @@ pub(super) fn requests(job: &Job) -> Outcome {
             };
             let (target, connection) = &connections[index];
             let mut answer = [0; MESSAGE_BYTES];
-            match ask(connection, &mut answer) {
-                Ok(nanoseconds) => {
+            let begun = now_ns();
+            match exchange(connection, &mut answer) {
+                Ok(()) => {
+                    let nanoseconds = now_ns() - begun;
                     if record.answer(&answer, target) && turn >= WARM_UP {
                         times[index].saturating_record(nanoseconds);
                     }
@@ -60,13 +96,4 @@ fn open(target: &Target) -> io::Result<OwnedFd> {
     socket::reset_on_close(&socket)?;
     socket::connect(&socket, target.address)?;
     Ok(socket)
-}
-
-fn ask(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<u64> {
-    let mut request = [0; MESSAGE_BYTES];
-    request[0] = KEEP;
-    let begun = now_ns();
-    socket::send(socket, &request)?;
-    socket::receive_all(socket, answer)?;
-    Ok(now_ns() - begun)
 }

@@ -29,6 +29,11 @@ const KEEP: u8 = b'K';
 const CLOSE: u8 = b'C';
 /// First byte of a request after whose answer the server swallows what comes.
 const SWALLOW: u8 = b'S';
+/// First byte of a request after whose answer each [`BLOCK_BYTES`] are answered.
+const BLOCKS: u8 = b'B';
+/// As much as is sent before the other end answers: long enough for its time to be that of bytes, and short enough for what
+/// disturbs one block to disturb the next.
+pub(crate) const BLOCK_BYTES: usize = 4 << 20;
 /// First byte of every answer; the second is the server's number.
 const ANSWER: u8 = b'A';
 
@@ -49,6 +54,8 @@ pub enum Task {
     Udp,
     /// One connection to each target, one request at a time, the targets in turn; the times are recorded by target.
     InTurn,
+    /// As [`Self::InTurn`], with a block of bytes before each answer.
+    StreamsInTurn,
     /// Short connections, one at a time, until this server alone answers; tells when that began.
     WatchFor(u8),
 }
@@ -94,7 +101,7 @@ pub struct Outcome {
     pub by_server: BTreeMap<u8, u64>,
     /// Times in nanoseconds, rising, and how often each occurred (three significant digits).
     pub times: Vec<(u64, u64)>,
-    /// [`Task::InTurn`]: the same for each target.
+    /// [`Task::InTurn`], [`Task::StreamsInTurn`]: the same for each target.
     #[serde(default)]
     pub times_by_target: Vec<Vec<(u64, u64)>>,
     /// [`Task::WatchFor`]: when the first connection began that the server sought answered, with none after it answered

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    ANSWER, CLOSE, MESSAGE_BYTES, SWALLOW,
+    ANSWER, BLOCK_BYTES, BLOCKS, CLOSE, MESSAGE_BYTES, SWALLOW,
     epoll::{Epoll, READ},
     socket,
 };
@@ -26,6 +26,8 @@ struct Connection {
     socket: OwnedFd,
     /// Bytes of a request that has not arrived whole.
     pending: usize,
+    /// Bytes that are answered.
+    request_bytes: usize,
     swallows: bool,
 }
 
@@ -87,6 +89,7 @@ fn accept(listener: &TcpListener, epoll: &Epoll, connections: &mut Vec<Option<Co
             connections[fd as usize] = Some(Connection {
                 socket,
                 pending: 0,
+                request_bytes: MESSAGE_BYTES,
                 swallows: false,
             });
         }
@@ -110,19 +113,22 @@ fn serve(connection: &mut Connection, answer: &[u8], buffer: &mut [u8]) -> bool 
     if connection.swallows {
         return true;
     }
-    connection.swallows = connection.pending == 0 && buffer[0] == SWALLOW;
-    let closes = connection.pending == 0 && buffer[0] == CLOSE;
+    let first = (connection.pending == 0 && connection.request_bytes == MESSAGE_BYTES).then_some(buffer[0]);
+    connection.swallows = first == Some(SWALLOW);
     connection.pending += received;
-    while connection.pending >= MESSAGE_BYTES {
-        connection.pending -= MESSAGE_BYTES;
+    while connection.pending >= connection.request_bytes {
+        connection.pending -= connection.request_bytes;
         if socket::send(&connection.socket, answer).is_err() {
             return false;
         }
-        if closes {
+        if first == Some(CLOSE) {
             return false;
         }
         if connection.swallows {
             return true;
+        }
+        if first == Some(BLOCKS) {
+            connection.request_bytes = BLOCK_BYTES;
         }
     }
     true
