@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::remove;
+use crate::cluster::{remove, stale};
 use crate::progress::Progress;
 use crate::{command, compile, setup};
 
@@ -21,6 +21,7 @@ struct Step {
 pub fn test(progress: &Progress, filters: &[String]) -> Result<ExitCode> {
     setup::run(progress)?;
     setup::for_tests(progress)?;
+    stale::run(progress);
     let before = remove::traces();
     let mut steps = Vec::new();
     if filters.is_empty() {

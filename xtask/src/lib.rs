@@ -13,6 +13,7 @@ pub mod fuzz;
 pub mod http;
 pub mod image;
 pub mod interrupt;
+pub mod lock;
 pub mod netns;
 pub mod progress;
 pub mod root;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use xtask::cluster::{DEV, IpFamilies, Routing, Spec, Store, remove, up};
+use xtask::cluster::{DEV, IpFamilies, Routing, Spec, Store, remove, stale, up};
 use xtask::progress::Progress;
 use xtask::vm::{self, Kernel};
 use xtask::{bench, check, compile, fuzz, image, root, setup};
@@ -26,7 +26,7 @@ struct Cli {
 enum Task {
     /// Bring up a development cluster with the example service and show it working; Ctrl-C removes it.
     Up(UpArgs),
-    /// Remove every trace of a development cluster, also after a crash.
+    /// Remove every trace of a development cluster, also after a crash, and what killed tests have left.
     Down {
         /// Which cluster.
         #[arg(long, default_value = DEV)]
@@ -143,6 +143,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Down { cluster } => {
             root::ensure("removing a cluster takes the rights that made it")?;
             Spec::check_name(&cluster)?;
+            stale::run(&progress);
             Ok(remove::run(&progress, &cluster))
         }
         Task::Test { filters } => {

@@ -15,13 +15,14 @@ use crate::command;
 /// Handed through sudo, which replaces `HOME`.
 const INVOKER_HOME: &str = "CAUSEWAY_INVOKER_HOME";
 /// What cargo and rustup need to know; sudo would drop all of it.
-const PASSED_ON: [&str; 8] = [
+const PASSED_ON: [&str; 9] = [
     "PATH",
     "CARGO",
     "CARGO_HOME",
     "RUSTUP_HOME",
     "RUSTUP_TOOLCHAIN",
     "CARGO_TARGET_DIR",
+    "CARGO_INCREMENTAL",
     "CARGO_TERM_COLOR",
     "TERM",
 ];

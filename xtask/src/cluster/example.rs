@@ -25,7 +25,7 @@ pub const POD_PORT: u16 = 8080;
 /// Bound for pods to become Ready.
 const READY: Duration = Duration::from_mins(1);
 /// Bound for the first answer, from when the endpoints are there.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_mins(1);
 
 /// A pod that answers.
 #[derive(Debug, Clone, PartialEq, Eq)]

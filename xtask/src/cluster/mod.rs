@@ -9,11 +9,12 @@ mod process;
 pub mod remove;
 mod running;
 mod spec;
+pub mod stale;
 mod topology;
 pub mod traffic;
 pub mod up;
 
 pub use host::cgroup2;
 pub use process::{Exited, Process};
-pub use running::{Claimed, Cluster};
+pub use running::{Claimed, Cluster, is_ready};
 pub use spec::{DEV, IpFamilies, Routing, Spec, Store};

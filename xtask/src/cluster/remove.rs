@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::{netns, wait};
 
 /// Bound for killed processes to be gone, and for the kernel to let go of what they used.
-const GONE: Duration = Duration::from_secs(10);
+pub(super) const GONE: Duration = Duration::from_secs(10);
 
 /// What was found, and what could not be removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -152,20 +152,29 @@ pub fn remove(cluster: &str) -> Report {
     report
 }
 
+/// Directories that belong to a cluster each, of all clusters that are on this machine.
+fn directories() -> impl Iterator<Item = PathBuf> {
+    let parents = ["/var/lib/causeway", "/run/causeway", "/sys/fs/bpf/causeway"].map(PathBuf::from);
+    let roots = host::cgroup_roots().unwrap_or_default();
+    let parents = parents
+        .into_iter()
+        .chain(roots.into_iter().map(|root| root.join("causeway")));
+    parents
+        .flat_map(|parent| entries(&parent))
+        // Beside cgroups are the kernel's files about them.
+        .filter(|entry| entry.is_dir())
+}
+
+/// Names of all clusters that are on this machine, or of which something is.
+pub(super) fn clusters() -> BTreeSet<String> {
+    directories()
+        .filter_map(|directory| Some(directory.file_name()?.to_string_lossy().into_owned()))
+        .collect()
+}
+
 /// Names of everything of any cluster that is on this machine, for leak checks.
 pub fn traces() -> BTreeSet<String> {
-    let mut traces = BTreeSet::new();
-    let mut add = |parent: &Path| {
-        for entry in entries(parent) {
-            traces.insert(entry.display().to_string());
-        }
-    };
-    for parent in ["/var/lib/causeway", "/run/causeway", "/sys/fs/bpf/causeway"] {
-        add(Path::new(parent));
-    }
-    for root in host::cgroup_roots().unwrap_or_default() {
-        add(&root.join("causeway"));
-    }
+    let mut traces: BTreeSet<String> = directories().map(|entry| entry.display().to_string()).collect();
     let ours = |name: &str| name.starts_with("causeway") || name.starts_with("cw");
     for parent in [netns::DIRECTORY, "/sys/class/net", "/sys/fs/bpf"] {
         let named = |path: &PathBuf| path.file_name().is_some_and(|name| ours(&name.to_string_lossy()));
@@ -278,7 +287,8 @@ fn cgroups(cluster: &str) -> Vec<PathBuf> {
     groups
 }
 
-fn descend(group: &Path, groups: &mut Vec<PathBuf>) {
+/// A cgroup and those below it, children before parents.
+pub(super) fn descend(group: &Path, groups: &mut Vec<PathBuf>) {
     if !group.is_dir() {
         return;
     }
@@ -327,7 +337,7 @@ fn remove_if_empty(path: &Path, report: &mut Report) {
 }
 
 /// Entries of a directory; none if it is not there.
-fn entries(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(directory: &Path) -> Vec<PathBuf> {
     fs::read_dir(directory)
         .into_iter()
         .flatten()
@@ -375,7 +385,7 @@ mod tests {
 
     #[test]
     fn half_a_cluster_goes_without_a_trace_and_twice_is_no_error() {
-        let name = format!("xt{}", std::process::id());
+        let name = format!("t{}xr", std::process::id());
         let mut spec = Spec::new(&name, 1, Store::Embedded).unwrap();
         spec.underlay = [172, 31, 255];
         assert_eq!(claim(&name), Claim::Free);

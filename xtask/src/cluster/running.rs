@@ -28,9 +28,9 @@ const ETCD_CLIENT: &str = "http://127.0.0.1:2379";
 /// Peer port, which nothing uses with one member.
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 /// Bound for a server to listen.
-const LISTEN: Duration = Duration::from_secs(15);
+const LISTEN: Duration = Duration::from_mins(1);
 /// Bound for a process told to stop.
-const STOP: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(30);
 /// Timeout of one request to a pod.
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -433,7 +433,7 @@ impl Cluster {
 }
 
 /// Whether an object's Ready condition is True.
-pub(super) fn is_ready(object: &Value) -> bool {
+pub fn is_ready(object: &Value) -> bool {
     object["status"]["conditions"].as_array().is_some_and(|conditions| {
         conditions
             .iter()

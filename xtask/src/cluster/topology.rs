@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn nodes_reach_each_other_and_the_control_plane_over_their_uplinks() {
-        let mut spec = Spec::new(&format!("xn{}", std::process::id()), 2, Store::Embedded).unwrap();
+        let mut spec = Spec::new(&format!("t{}xn", std::process::id()), 2, Store::Embedded).unwrap();
         spec.underlay = [172, 31, 254];
         spec.families = IpFamilies::Dual;
         let _removed = Removed(spec.name.clone());

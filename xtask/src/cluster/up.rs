@@ -192,6 +192,15 @@ fn how_to_go_on(spec: &Spec, binaries: &Binaries, detached: bool) {
         "  causeway bpf services --cluster {} --node {node}",
         spec.name
     ));
+    if remove::clusters().len() > 1 {
+        say(
+            "There are other clusters on this machine. CAUSEWAY_SERVER says which one is meant, but not to commands that read",
+        );
+        say(
+            "the machine's maps (bpf, monitor, explain, top): these take the nodes of all clusters unless they are told",
+        );
+        say(&format!("  --cluster {}", spec.name));
+    }
     say(&format!("Logs: {}", spec.logs_dir().display()));
     if detached {
         say(&format!("Remove it all: {}", down_command(&spec.name)));

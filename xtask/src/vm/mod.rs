@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::progress::Progress;
-use crate::{compile, setup};
+use crate::{compile, lock, root, setup};
 
 pub use kernel::Kernel;
 
@@ -49,12 +49,21 @@ pub fn test(progress: &Progress, kernel: Kernel, suites: &[String]) -> Result<Ex
     } else {
         suites.iter().map(String::as_str).collect()
     };
+    let directory = kernel::directory(kernel);
+    root::create_dir(&directory)?;
+    // The file system that the machine starts from, and what it says, are files in there.
+    let _turn = lock::acquire(&directory.join("lock"), || {
+        progress.note(&format!(
+            "Another `cargo xtask vm-test --kernel {}` uses {}: waiting until it ends.",
+            kernel.version(),
+            directory.display()
+        ));
+    })?;
     progress.begin("building the tests");
     progress.hand_over();
     let tests = build(&suites)?;
     progress.done(&format!("built: {}", suites.join(", ")));
 
-    let directory = kernel::directory(kernel);
     progress.begin(&format!("fetching Linux {}", kernel.version()));
     let unpacked = kernel.unpack(&directory, || setup::refresh_packages(progress))?;
     let image = unpacked
@@ -90,7 +99,8 @@ pub fn test(progress: &Progress, kernel: Kernel, suites: &[String]) -> Result<Ex
 
 /// Builds the suites; their programs.
 fn build(suites: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut cargo = compile::cargo(&["test", "-p", "causeway-tests", "--no-run", "--message-format=json"]);
+    // Of the whole workspace: built the same way, and so once, as when all tests run.
+    let mut cargo = compile::cargo(&["test", "--workspace", "--no-run", "--message-format=json"]);
     for suite in suites {
         cargo.args(["--test", suite]);
     }
