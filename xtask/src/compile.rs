@@ -78,8 +78,10 @@ pub fn build(profile: Profile) -> Result<Binaries> {
     } else {
         &[]
     };
-    let packages = ["-p", "causeway-control", "-p", "causeway-agent", "-p", "causeway-cli"];
-    command::run(cargo(&["build", "--bins"]).args(packages).args(release))?;
+    // Of the whole workspace: dependencies get the features that tests build them with too, and are compiled once.
+    let programs = ["causeway-control", "causeway-agent", "causeway"];
+    let programs = programs.into_iter().flat_map(|program| ["--bin", program]);
+    command::run(cargo(&["build", "--workspace"]).args(programs).args(release))?;
     command::run(
         cargo(&["rustc", "-p", "causeway-demo", "--bin", "causeway-demo"])
             .args(release)

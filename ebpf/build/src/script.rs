@@ -16,13 +16,12 @@ pub const OBJECT_VARIABLE: &str = "CAUSEWAY_BPF_OBJECT";
 /// What the object depends on, relative to the workspace root.
 const SOURCES: [&str; 4] = ["ebpf/Cargo.toml", "ebpf/src", "ebpf/abi/Cargo.toml", "ebpf/abi/src"];
 
-/// The whole build script of a crate of the workspace's first level: builds the object when its sources change and names
-/// it in `CAUSEWAY_BPF_OBJECT`. Ends the process when the object cannot be built.
+/// The whole build script of a crate of the workspace: builds the object when its sources change and names it in
+/// `CAUSEWAY_BPF_OBJECT`. Ends the process when the object cannot be built.
 pub fn build_script() {
-    let root = env::var_os("CARGO_MANIFEST_DIR").map(|directory| Path::new(&directory).join(".."));
-    let object = root
+    let object = env::var_os("CARGO_MANIFEST_DIR")
         .context("CARGO_MANIFEST_DIR is not set")
-        .and_then(|root| object(&root));
+        .and_then(|directory| object(workspace_root(Path::new(&directory))?));
     match object {
         Ok(path) => println!("cargo:rustc-env={OBJECT_VARIABLE}={}", path.display()),
         Err(error) => {
@@ -32,6 +31,14 @@ pub fn build_script() {
             exit(1);
         }
     }
+}
+
+/// The directory that the sources are named from.
+fn workspace_root(package: &Path) -> Result<&Path> {
+    let mut above = package.ancestors();
+    above
+        .find(|directory| SOURCES.iter().all(|source| directory.join(source).exists()))
+        .with_context(|| format!("no directory above {} has {}", package.display(), SOURCES.join(", ")))
 }
 
 fn object(root: &Path) -> Result<PathBuf> {
@@ -51,4 +58,18 @@ fn object(root: &Path) -> Result<PathBuf> {
         .canonicalize()
         .with_context(|| format!("cannot find {}", root.display()))?;
     build(&Toolchain::find()?, &root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_of_any_level_find_the_same_root() {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = workspace_root(package).unwrap();
+        assert_eq!(root, package.ancestors().nth(2).unwrap());
+        assert_eq!(workspace_root(&root.join("agent")).unwrap(), root);
+        assert!(workspace_root(Path::new("/")).is_err());
+    }
 }
