@@ -191,6 +191,12 @@ async fn it_serves_the_api_health_reflection_and_metrics() {
         .await
         .expect("the same pod over the socket");
     client(&unix).read::<v1::Pod>("absent").await.expect_err("no such pod");
+    let version = causeway_proto::client::Client::connect(&tcp)
+        .expect("an address")
+        .server_version()
+        .await
+        .expect("an answer");
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
 
     let request = ServerReflectionRequest {
         message_request: Some(MessageRequest::ListServices(String::new())),

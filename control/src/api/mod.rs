@@ -1,7 +1,7 @@
 //! The API of the control plane: what reading and writing objects means, and its gRPC face.
 //!
 //! `registry` is the one door to objects, for gRPC clients and reconcilers alike: nothing else writes object keys to the
-//! store. `service` translates gRPC and holds no rules of its own; `server` listens.
+//! store. `service` translates gRPC and holds no rules of its own, `version` tells the version; `server` listens.
 
 pub mod allocation;
 mod claims;
@@ -16,6 +16,7 @@ pub mod server;
 mod service;
 pub mod stored;
 mod subresource;
+mod version;
 mod write;
 
 pub use error::ApiError;

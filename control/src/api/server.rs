@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use causeway_proto::{FILE_DESCRIPTOR_SET, v1::object_service_server::ObjectServiceServer};
+use causeway_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{object_service_server::ObjectServiceServer, version_service_server::VersionServiceServer},
+};
 use futures::future::join_all;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -19,7 +22,7 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
-use super::ObjectApi;
+use super::{ObjectApi, version::VersionApi};
 
 const SOCKET_MODE: u32 = 0o660;
 /// Largest request: as etcd would take, and some.
@@ -223,6 +226,7 @@ fn routes(api: ObjectApi, health: HealthReporter) -> Routes {
         .expect("descriptors made by the build are well-formed");
     let health = tonic_health::server::HealthService::from_health_reporter(health);
     Routes::new(ObjectServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(VersionServiceServer::new(VersionApi))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::v1::object_service_client::ObjectServiceClient;
+use crate::v1::{object_service_client::ObjectServiceClient, version_service_client::VersionServiceClient};
 
 /// Longest wait for a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +35,7 @@ pub enum ConnectError {
 pub struct Client {
     target: Arc<str>,
     service: ObjectServiceClient<Channel>,
+    version: VersionServiceClient<Channel>,
 }
 
 impl Client {
@@ -59,10 +60,10 @@ impl Client {
 
     /// A client over a channel made elsewhere; `target` names the other end in errors.
     pub fn over(channel: Channel, target: &str) -> Self {
-        let service = ObjectServiceClient::new(channel).max_decoding_message_size(usize::MAX);
         Self {
             target: target.into(),
-            service,
+            service: ObjectServiceClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
+            version: VersionServiceClient::new(channel),
         }
     }
 
@@ -74,5 +75,10 @@ impl Client {
     /// The generated stub; a clone, because its methods take it mutably.
     pub(super) fn service(&self) -> ObjectServiceClient<Channel> {
         self.service.clone()
+    }
+
+    /// The same for the service that tells the version.
+    pub(super) fn version_service(&self) -> VersionServiceClient<Channel> {
+        self.version.clone()
     }
 }

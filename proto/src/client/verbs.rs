@@ -9,9 +9,9 @@ use super::{Client, ClientError, DeleteOptions, ListOptions};
 use crate::{
     kind::Kind,
     v1::{
-        ApplyRequest, BindRequest, CreateRequest, DeleteRequest, GetRequest, ListRequest, Object, ObjectList,
-        PatchRequest, Preconditions, ScaleRequest, UpdateRequest, WatchEvent, WatchRequest, apply_response::Outcome,
-        patch_request,
+        ApplyRequest, BindRequest, CreateRequest, DeleteRequest, GetRequest, GetVersionRequest, ListRequest, Object,
+        ObjectList, PatchRequest, Preconditions, ScaleRequest, UpdateRequest, WatchEvent, WatchRequest,
+        apply_response::Outcome, patch_request,
     },
 };
 
@@ -229,6 +229,12 @@ impl Client {
             node: node.into(),
         };
         self.answer(self.service().bind(call(request)).await)
+    }
+
+    /// The control plane's version, as in "0.1.0".
+    pub async fn server_version(&self) -> Result<String, ClientError> {
+        let answer = self.version_service().get_version(call(GetVersionRequest {})).await;
+        self.answer(answer).map(|answer| answer.version)
     }
 
     fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ClientError> {
