@@ -68,7 +68,7 @@ enum Command {
     ApiResources(api_resources::ApiResourcesArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
-    /// Print the version
+    /// Print the versions of this program and of the control plane
     Version(version::VersionArgs),
 }
 
@@ -94,7 +94,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), CliError> {
         Command::Top(args) => top::run(&cli.global, &args).await,
         Command::ApiResources(args) => api_resources::run(&args, out),
         Command::Completion(args) => completion::run(&args, out),
-        Command::Version(args) => version::run(&args, out),
+        Command::Version(args) => version::run(&cli.global, &args, out).await,
     }
 }
 
