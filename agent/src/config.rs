@@ -211,6 +211,12 @@ pub struct Maps {
     /// Prefixes of clients that services let in from the network.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOURCE_RANGES", default_value_t = MapSizes::default().source_ranges)]
     pub map_source_ranges: u32,
+    /// Datagrams in fragments, the first of which was seen or is waited for.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_FRAGMENTS", default_value_t = MapSizes::default().fragments)]
+    pub map_fragments: u32,
+    /// Fragments that wait for the first one of their datagram, 2 KiB each.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_HELD_FRAGMENTS", default_value_t = MapSizes::default().held_fragments)]
+    pub map_held_fragments: u16,
 }
 
 /// How log lines look.
@@ -356,6 +362,8 @@ impl Run {
             socket_replies: self.maps.map_socket_replies,
             affinity: self.maps.map_affinity,
             source_ranges: self.maps.map_source_ranges,
+            fragments: self.maps.map_fragments,
+            held_fragments: self.maps.map_held_fragments,
         }
     }
 }

@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod budget;
 pub mod csum;
 pub mod direct;
 pub mod flow;

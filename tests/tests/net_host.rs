@@ -185,6 +185,74 @@ fn a_backend_on_this_node_sees_who_asks() {
     }
 }
 
+/// Lets the network use a service by a port of the node, too.
+fn with_node_port(mut service: DesiredService, at: SocketAddr) -> DesiredService {
+    let mut external = service.frontends[0].clone();
+    (external.vip.address, external.vip.port, external.scope) = (at.ip(), at.port(), Scope::External);
+    service.frontends.push(external);
+    service
+}
+
+#[test]
+fn answers_in_pieces_and_errors_of_the_nodes_own_stack_reach_who_asked() {
+    const LARGE: usize = 4_000;
+    const CLOSED: u16 = PORT + 3;
+    let world = world(Routing::Vxlan);
+    let (outsider, node) = (world.lab.outsider(200), &world.lab.nodes[0]);
+    for vip in vips() {
+        let domain = domain(vip.ip());
+        let backend = address(node, vip);
+        let (open, closed) = (
+            SocketAddr::new(backend, NODE_PORT),
+            SocketAddr::new(backend, NODE_PORT + 1),
+        );
+        let large = UdpSocket::from(socket_in(&node.netns, None, domain, libc::SOCK_DGRAM));
+        bind(&large, SocketAddr::new(backend, PORT + 2));
+        let mut services = Vec::new();
+        for (port, vip_port, at) in [(PORT + 2, 80, open), (CLOSED, 81, closed)] {
+            let mut desired = service(SocketAddr::new(vip.ip(), vip_port), Protocol::UDP, backend, true);
+            desired.backends[0].id.port = port;
+            services.push(with_node_port(desired, at));
+        }
+        node.serve(&services);
+        let outside = || UdpSocket::from(socket_in(&outsider.netns, None, domain, libc::SOCK_DGRAM));
+        let inside = || UdpSocket::from(world.client.unhooked_socket(domain, libc::SOCK_DGRAM));
+        let [open_inside, closed_inside] = [80, 81].map(|port| SocketAddr::new(vip.ip(), port));
+        for (client, open, closed) in [
+            (&outside as &dyn Fn() -> UdpSocket, open, closed),
+            (&inside, open_inside, closed_inside),
+        ] {
+            let asking = connected(client(), open);
+            asking.send(b"how much").expect("sent");
+            let mut buffer = [0; LARGE + 1];
+            let (_, who) = large.recv_from(&mut buffer).expect("the question");
+            let answer: Vec<u8> = (0..LARGE).map(|number| (number % 251) as u8).collect();
+            large.send_to(&answer, who).expect("sent in pieces");
+            let length = asking
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| panic!("{open}: {error}"));
+            assert!(buffer[..length] == answer, "{open}: {length} bytes");
+
+            let asking = connected(client(), closed);
+            asking.send(b"anybody").expect("sent");
+            let error = asking.recv(&mut buffer).expect_err("nobody");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{closed}: {error}");
+        }
+    }
+}
+
+fn bind(socket: &UdpSocket, at: SocketAddr) {
+    let storage = nix::sys::socket::SockaddrStorage::from(at);
+    nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(socket), &storage).expect("an address");
+}
+
+/// A socket with a peer, which hears of errors.
+fn connected(socket: UdpSocket, to: SocketAddr) -> UdpSocket {
+    let storage = nix::sys::socket::SockaddrStorage::from(to);
+    nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &storage).expect("a peer");
+    socket
+}
+
 #[test]
 fn native_routes_carry_what_the_network_asks_of_pods_elsewhere() {
     let mut world = world(Routing::Native);

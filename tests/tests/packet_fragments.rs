@@ -10,7 +10,7 @@ use std::{
 use causeway_abi::DropReason;
 use causeway_tests::{
     netns::Netns,
-    packet::{CLIENT_IFINDEX, Datapath, Frame, Outcome, Verdict, decode, transport_checksum},
+    packet::{CLIENT_IFINDEX, Datapath, Frame, HELD, Outcome, Verdict, decode, transport_checksum},
 };
 
 const UDP: u8 = 17;
@@ -225,6 +225,58 @@ fn what_cannot_be_kept_is_dropped_with_a_reason() {
             dropped = run(8, offset);
         }
         assert!(dropped > 80, "{dropped}");
+    });
+}
+
+/// The datagram's only other fragment, which comes first, with an identification.
+fn last(from: SocketAddr, to: SocketAddr, identification: u16) -> Vec<u8> {
+    let (from, to) = (from.ip().to_string(), to.ip().to_string());
+    let mut frame = Frame::raw(&from, &to, UDP, &[7; 24]).fragment(3).build();
+    frame[18..20].copy_from_slice(&identification.to_be_bytes());
+    frame
+}
+
+#[test]
+fn who_has_waited_longest_makes_room_and_is_counted() {
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let (client, vip) = (parse("10.244.1.10:40000"), parse("10.96.0.10:53"));
+    Netns::new().run(|| {
+        let datapath = node(
+            |number| format!("10.244.1.{}:40000", 10 + number),
+            "10.96.0.10:53",
+            "10.244.1.6:5353",
+        );
+        let drops = |reason| datapath.drops(reason).expect("the counter");
+        let lost = || drops(DropReason::FragmentEvicted) + drops(DropReason::FragmentExpired);
+        let sent = 8 * u64::from(HELD);
+        for number in 0..sent {
+            let number = u16::try_from(number).expect("small");
+            let frame = last(client, vip, number);
+            let out = datapath.run("cw_from_pod", &frame).expect("a run");
+            assert_eq!(out.verdict, Verdict::Drop);
+            if number % 100 == 0 {
+                let held = datapath.held().expect("the table");
+                assert!(
+                    held.contains(&u32::from(number.to_be())),
+                    "the one that came last is kept: {held:?}"
+                );
+            }
+        }
+        let held = datapath.held().expect("the table").len() as u64;
+        // Each of so many has a few places at random.
+        assert!(held <= u64::from(HELD) && held > u64::from(HELD) / 2, "{held} are kept");
+        assert_eq!((drops(DropReason::FragmentNotHeld), held + lost()), (0, sent));
+        // What is kept is still of use.
+        let wire = Wire::tap();
+        let identification = u16::try_from(sent - 1).expect("small");
+        let mut first = fragments(client, vip)[0].clone();
+        first[18..20].copy_from_slice(&identification.to_be_bytes());
+        assert_eq!(
+            datapath.run("cw_from_pod", &first).expect("a run").verdict,
+            Verdict::Redirect
+        );
+        assert_eq!(wire.take(1), [last(client, vip, identification)]);
+        assert_eq!(datapath.held().expect("the table").len() as u64, held - 1);
     });
 }
 

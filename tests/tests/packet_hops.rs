@@ -3,7 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use causeway_abi::DropReason;
+use causeway_abi::{
+    DropReason,
+    event::Verdict as Word,
+    icmp::{INTERVAL_NS, OTHERS, TOO_BIG},
+};
+use causeway_maps::view::monotonic_ns;
 use causeway_tests::{
     netns::Netns,
     packet::{
@@ -164,6 +169,61 @@ fn pings_are_answered_at_their_last_hop_and_errors_are_not() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn who_has_sent_enough_errors_drops_in_silence_and_says_so() -> Result<()> {
+    let mut datapath = node()?;
+    datapath.service(VIP, UDP, &[])?;
+    datapath.service(VIP, TCP, &[])?;
+    datapath.service("[fd00:96::10]:80", UDP, &[])?;
+    let silent: [(Vec<u8>, DropReason); 3] = [
+        (Frame::udp(POD, VIP).build(), DropReason::NoReadyBackend),
+        (
+            Frame::udp("[fd00:1::5]:40000", "[fd00:96::10]:80").build(),
+            DropReason::NoReadyBackend,
+        ),
+        (
+            with_hops(Frame::udp(POD, ELSEWHERE).build(), 1),
+            DropReason::HopLimitExceeded,
+        ),
+    ];
+    for (frame, _) in &silent {
+        let before = monotonic_ns();
+        datapath.set_icmp_budget(OTHERS, 0)?;
+        assert_eq!(datapath.run("cw_from_pod", frame)?.verdict, Verdict::Redirect);
+        let full = datapath.icmp_budget(OTHERS)?;
+        // The program's clock is that of timer ticks, of which the slowest has a hundred in a second.
+        let (earliest, latest) = (before - 20_000_000, monotonic_ns());
+        assert!(
+            (earliest..=latest).contains(&(full - INTERVAL_NS)),
+            "one was spent: {full} between {earliest} and {latest}"
+        );
+    }
+    assert_eq!(datapath.drops(DropReason::IcmpErrorSuppressed)?, 0);
+
+    datapath.set_icmp_budget(OTHERS, u64::MAX)?;
+    for (count, (frame, reason)) in (1..).zip(&silent) {
+        let before = datapath.drops(*reason)?;
+        assert_eq!(datapath.run("cw_from_pod", frame)?.verdict, Verdict::Drop);
+        assert_eq!(datapath.drops(*reason)?, before + 1, "its own reason counts");
+        assert_eq!(datapath.drops(DropReason::IcmpErrorSuppressed)?, count);
+    }
+    // Resets are not limited.
+    let out = datapath.run("cw_from_pod", &Frame::tcp(POD, VIP, tcp::SYN).build())?;
+    assert_eq!(
+        (out.verdict, decode(&out.frame).flags),
+        (Verdict::Redirect, tcp::RST | tcp::ACK)
+    );
+    // Nor is what is only tried out, which spends nothing either.
+    for (full_ns, left) in [(u64::MAX, u64::MAX), (0, 0)] {
+        datapath.set_icmp_budget(OTHERS, full_ns)?;
+        let (_, explanation) = datapath.explain("cw_from_pod", &silent[0].0)?;
+        assert_eq!(explanation.verdict, Word::Refuse as u32);
+        assert_eq!(datapath.icmp_budget(OTHERS)?, left);
+    }
+    assert_eq!(datapath.drops(DropReason::IcmpErrorSuppressed)?, 3);
+    Ok(())
+}
+
 /// In a namespace with a device that stands for the tunnel's, with room for 1450 bytes.
 fn with_tunnel(test: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let netns = Netns::new();
@@ -226,6 +286,24 @@ fn who_sends_more_than_the_tunnel_has_room_for_is_told_how_much_it_has() -> Resu
             );
         }
         assert_eq!(datapath.all_drops()?, 2);
+        Ok(())
+    })
+}
+
+#[test]
+fn news_of_the_tunnels_mtu_is_limited_apart_from_other_errors() -> Result<()> {
+    with_tunnel(|| {
+        let mut datapath = node()?;
+        datapath.backend(0, ELSEWHERE)?;
+        datapath.service_with(NODE_PORT, UDP, &[0], FROM_NETWORK)?;
+        let frame = datagram(WORLD, NODE_PORT, 1_451).fragment(0x4000).build();
+        datapath.set_icmp_budget(OTHERS, u64::MAX)?;
+        let out = datapath.run("cw_from_uplink", &frame)?;
+        assert_eq!(error(&out).1, [3, 4]);
+        datapath.set_icmp_budget(TOO_BIG, u64::MAX)?;
+        assert_eq!(datapath.run("cw_from_uplink", &frame)?.verdict, Verdict::Drop);
+        assert_eq!(datapath.drops(DropReason::TooLargeForTunnel)?, 2);
+        assert_eq!(datapath.drops(DropReason::IcmpErrorSuppressed)?, 1);
         Ok(())
     })
 }

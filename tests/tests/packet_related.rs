@@ -245,6 +245,143 @@ fn a_machine_outside_hears_of_errors_as_ones_about_the_node_port() -> Result<()>
     Ok(())
 }
 
+/// Services whose backends listen in the node's own network: who asks (from the network, and a pod), and the backend.
+const HOSTED: [[&str; 4]; 2] = [
+    [
+        "192.0.2.7:40000",
+        "10.244.1.5:40000",
+        "203.0.113.50:53",
+        "172.30.0.11:5353",
+    ],
+    [
+        "[2001:db8::7]:40000",
+        "[fd00:1::5]:40000",
+        "[2001:db8:50::1]:53",
+        "[fd00:172:30::b]:5353",
+    ],
+];
+
+fn hosting() -> Result<Datapath> {
+    let mut datapath = node()?;
+    for (number, [_, _, vip, backend]) in (5..).zip(HOSTED) {
+        datapath.backend(number, backend)?;
+        datapath.service_with(vip, UDP, &[number], ServiceOptions::FROM_NETWORK)?;
+        datapath.service(vip, UDP, &[number])?;
+    }
+    Ok(datapath)
+}
+
+fn ip(text: &str) -> String {
+    text.parse::<SocketAddr>().expect("an address").ip().to_string()
+}
+
+/// A fragment of a datagram, at a multiple of eight bytes.
+fn piece(frame: Frame, offset: u16, more: bool) -> Vec<u8> {
+    let is_v4 = frame.build()[14] >> 4 == 4;
+    let more = u16::from(more);
+    if is_v4 {
+        frame.fragment(more << 13 | offset / 8).build()
+    } else {
+        frame.fragment_v6(offset | more).build()
+    }
+}
+
+/// Asks by way of `from`; everything that the node's stack says to that goes by way of `by`.
+fn asked(client: &str, vip: &str, backend: &str, from: &str, by: &str) -> Result<()> {
+    let datapath = hosting()?;
+    let out = datapath.run(from, &Frame::udp(client, vip).payload(b"question").build())?;
+    assert_eq!(out.verdict, Verdict::Pass, "{from} leaves it to the stack");
+    let there = decode(&out.frame);
+    assert_eq!(there.destination.to_string(), backend);
+    let seen = there.source.to_string();
+    assert_eq!(ip(&seen), ip(client));
+
+    // Nobody listens: the stack says so.
+    let about = Frame::udp(&seen, backend).payload(b"question");
+    let unreachable = if client.starts_with('[') { (1, 4) } else { (3, 3) };
+    let error = error_about(&ip(backend), &ip(client), unreachable.0, unreachable.1, &about);
+    let out = datapath.run(by, &error.build())?;
+    let message = decode(&out.frame);
+    assert_eq!(out.verdict, Verdict::Pass);
+    assert_eq!(
+        (message.source.ip().to_string(), message.destination.ip().to_string()),
+        (ip(vip), ip(client))
+    );
+    assert_eq!(quoted(&message), parsed(client, vip));
+
+    // An answer in two pieces, and one that is no answer with the same identification: its pieces stay as they are.
+    let stranger = backend.replace(":5353", ":5354");
+    for (source, shown) in [(backend, vip), (stranger.as_str(), stranger.as_str())] {
+        let first = Frame::udp(source, &seen).payload(&[8; 16]);
+        let out = datapath.run(by, &piece(first, 0, true))?;
+        assert_eq!(
+            (out.verdict, decode(&out.frame).source.to_string()),
+            (Verdict::Pass, shown.to_owned())
+        );
+        let later = piece(Frame::raw(&ip(backend), &ip(client), UDP, &[8; 32]), 24, false);
+        let out = datapath.run(by, &later)?;
+        let message = decode(&out.frame);
+        assert_eq!(
+            (
+                out.verdict,
+                message.source.ip().to_string(),
+                message.destination.ip().to_string()
+            ),
+            (Verdict::Pass, ip(shown), ip(client))
+        );
+        assert_eq!(out.frame == later, source != backend);
+    }
+    // Nothing of the node's own waits for anything.
+    if ip(backend).parse::<std::net::Ipv4Addr>().is_ok() {
+        let other = piece(Frame::raw(&ip(backend), "192.0.2.99", UDP, &[8; 32]), 24, false);
+        let out = datapath.run(by, &other)?;
+        assert_eq!((out.verdict, out.frame), (Verdict::Pass, other));
+    }
+    assert!(datapath.held()?.is_empty());
+    assert_eq!(datapath.all_drops()?, 0);
+    Ok(())
+}
+
+#[test]
+fn what_the_nodes_stack_says_in_pieces_or_in_an_error_comes_from_the_service() -> Result<()> {
+    for [outside, pod, vip, backend] in HOSTED {
+        asked(outside, vip, backend, "cw_from_uplink", "cw_to_uplink")?;
+        asked(pod, vip, backend, "cw_from_pod", "cw_from_host")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn answers_of_the_nodes_stack_into_the_tunnel_come_from_the_service() -> Result<()> {
+    // A pod elsewhere that was not given its node's address on its way out.
+    let [.., vip, backend] = HOSTED[0];
+    let client = "10.244.2.9:40000";
+    let datapath = hosting()?;
+    let there = datapath.run("cw_from_uplink", &Frame::udp(client, vip).payload(b"question").build())?;
+    assert_eq!(decode(&there.frame).path(), format!("{client} > {backend}"));
+    let answer = Frame::udp(backend, client).payload(b"answer").build();
+    let out = datapath.run("cw_to_tunnel", &answer)?;
+    assert_eq!(
+        (out.verdict, decode(&out.frame).path()),
+        (Verdict::Pass, format!("{vip} > {client}"))
+    );
+    // What the node says as itself stays.
+    let own = Frame::udp("10.244.1.1:5353", client).payload(b"answer").build();
+    let out = datapath.run("cw_to_tunnel", &own)?;
+    assert_eq!((out.verdict, out.frame), (Verdict::Pass, own));
+    Ok(())
+}
+
+#[test]
+fn the_stacks_errors_about_others_packets_stay_as_they_are() -> Result<()> {
+    let datapath = hosting()?;
+    let about = Frame::udp("192.0.2.7:9", "172.30.0.11:9").payload(b"question");
+    let error = error_about("172.30.0.11", "192.0.2.7", 3, 3, &about).build();
+    let out = datapath.run("cw_to_uplink", &error)?;
+    assert_eq!((out.verdict, out.frame), (Verdict::Pass, error));
+    Ok(())
+}
+
 #[test]
 fn errors_about_strangers_are_delivered_as_they_are() -> Result<()> {
     let datapath = node()?;

@@ -62,6 +62,10 @@ pub struct MapSizes {
     pub source_ranges: u32,
 }
 
+    /// Datagrams in fragments, the first of which was seen or is waited for.
+    pub fragments: u32,
+    /// Fragments that wait for the first one of their datagram, 2 KiB each, which are taken when the map is made.
+    pub held_fragments: u16,
 impl Default for MapSizes {
     fn default() -> Self {
         Self {
@@ -78,6 +82,8 @@ impl Default for MapSizes {
             source_ranges: 16_384,
         }
     }
+            fragments: 8_192,
+            held_fragments: 1_024,
 }
 
 /// How programs are attached to interfaces.
@@ -101,7 +107,7 @@ pub enum XdpAttachment {
 
 impl MapSizes {
     /// Sizes by map name.
-    pub(super) fn by_name(&self) -> [(&'static str, u32); 13] {
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 15] {
         use causeway_maps::shape;
         [
             (shape::SERVICES.name, self.services),
@@ -119,4 +125,6 @@ impl MapSizes {
             (shape::SOURCE_RANGES.name, self.source_ranges),
         ]
     }
+            (shape::FRAGMENTS.name, self.fragments),
+            (shape::HELD.name, self.held_fragments.into()),
 }

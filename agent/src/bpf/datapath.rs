@@ -453,7 +453,7 @@ fn node_config(config: &DatapathConfig) -> NodeConfig {
         node_address6: first(&config.node_addresses, IpAddr::is_ipv6),
         router_address6: first(&config.router_addresses, IpAddr::is_ipv6),
         tunnel_port_be: config.tunnel_port.to_be(),
-        reserved: 0,
+        held_fragments: config.sizes.held_fragments,
         tunnel_id: config.tunnel_id,
     }
 }

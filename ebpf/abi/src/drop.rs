@@ -30,11 +30,18 @@ pub enum DropReason {
     HopLimitExceeded = 12,
     /// The packet does not fit into the tunnel and may not be divided; its sender is told what would.
     TooLargeForTunnel = 13,
+    /// A packet was dropped or refused for a reason of its own, and its sender was not told: too many senders had been told of late
+    /// ([`crate::icmp`]). Counts the messages that were not sent.
+    IcmpErrorSuppressed = 14,
+    /// A fragment that was kept for the first of its datagram, which did not come in time.
+    FragmentExpired = 15,
+    /// A fragment that was kept, and whose place another one took.
+    FragmentEvicted = 16,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoReadyBackend,
         Self::SourceAddressNotPods,
         Self::MalformedPacket,
@@ -48,6 +55,9 @@ impl DropReason {
         Self::FragmentNotHeld,
         Self::HopLimitExceeded,
         Self::TooLargeForTunnel,
+        Self::IcmpErrorSuppressed,
+        Self::FragmentExpired,
+        Self::FragmentEvicted,
     ];
 
     /// Name in metrics and on the command line.
@@ -66,6 +76,9 @@ impl DropReason {
             Self::FragmentNotHeld => "FRAGMENT_NOT_HELD",
             Self::HopLimitExceeded => "HOP_LIMIT_EXCEEDED",
             Self::TooLargeForTunnel => "TOO_LARGE_FOR_TUNNEL",
+            Self::IcmpErrorSuppressed => "ICMP_ERROR_SUPPRESSED",
+            Self::FragmentExpired => "FRAGMENT_EXPIRED",
+            Self::FragmentEvicted => "FRAGMENT_EVICTED",
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod direct;
 pub mod drop;
 pub mod event;
 pub mod fragment;
+pub mod icmp;
 pub mod node;
 pub mod pod;
 pub mod route;

@@ -26,8 +26,8 @@ pub struct NodeConfig {
     pub router_address6: Address,
     /// UDP port of VXLAN, network byte order.
     pub tunnel_port_be: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// Fragments that `HELD` has places for.
+    pub held_fragments: u16,
     /// VXLAN network identifier of the pods' tunnel.
     pub tunnel_id: u32,
 }

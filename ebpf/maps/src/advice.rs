@@ -111,6 +111,30 @@ const ADVICE: &[(DropReason, Advice)] = &[
                      its MTU",
         },
     ),
+    (
+        DropReason::IcmpErrorSuppressed,
+        Advice {
+            meaning: "a packet was dropped for another reason, and its sender was not told: more than 1,000 ICMP errors in a \
+                      second",
+            remedy: "look at the other reasons for who sends so much in vain (causeway monitor); the messages themselves are \
+                     limited on purpose",
+        },
+    ),
+    (
+        DropReason::FragmentExpired,
+        Advice {
+            meaning: "a fragment was kept, but the first of its datagram did not come within 30 seconds",
+            remedy: "find out what loses packets on the way; or somebody sends later fragments only",
+        },
+    ),
+    (
+        DropReason::FragmentEvicted,
+        Advice {
+            meaning: "a fragment was kept, and another one needed its place before the first of its datagram came",
+            remedy: "find out what changes the order of packets on the way, or who sends later fragments only; start the \
+                     agent with a larger --map-held-fragments",
+        },
+    ),
 ];
 
 /// What a reason means and what to do about it.

@@ -10,6 +10,7 @@ use causeway_abi::{
     counter::{DropCounters, ServiceCounters},
     direct::DirectFlow,
     event::{EventsLost, Explanation, Trace},
+    fragment::{FragmentKey, FragmentRoute, HeldFragment},
     node::NodeConfig,
     pod::Pod,
     service::{Service, ServiceKey, ServiceName, Slot},
@@ -52,6 +53,10 @@ pub struct PinnedMaps {
     pub affinity: Table<AffinityKey, Affinity>,
     /// Whom services let in from the network.
     pub source_ranges: SourceRanges,
+    /// Datagrams in fragments.
+    pub fragments: Table<FragmentKey, FragmentRoute>,
+    /// Fragments that wait for the first one of their datagram.
+    pub held: Table<u32, HeldFragment>,
     /// Events that found `EVENTS` full.
     pub events_lost: CounterArray<EventsLost>,
     /// Until when somebody watches.
@@ -94,6 +99,8 @@ impl PinnedMaps {
             service_names: Table::open(shape::SERVICE_NAMES, dir)?,
             affinity: Table::open(shape::AFFINITY, dir)?,
             source_ranges: SourceRanges::open(dir)?,
+            fragments: Table::open(shape::FRAGMENTS, dir)?,
+            held: Table::open(shape::HELD, dir)?,
             events_lost: CounterArray::open(shape::EVENTS_LOST, dir)?,
             trace: MappedArray::open(shape::TRACE, dir)?,
             explanation: Element::open(shape::EXPLANATION, dir)?,

@@ -11,7 +11,7 @@ use causeway_abi::{
     counter::{DropCounters, ServiceCounters},
     direct::DirectFlow,
     event::{EventsLost, Explanation, Trace},
-    fragment::{FragmentKey, FragmentRoute},
+    fragment::{FragmentKey, FragmentRoute, HeldFragment},
     node::NodeConfig,
     pod::Pod,
     route::{Route, RouteKey},
@@ -86,6 +86,8 @@ pub const AFFINITY: Shape = shape::<AffinityKey, Affinity>("AFFINITY", LRU_HASH)
 pub const SOURCE_RANGES: Shape = shape::<SourceRangeKey, u32>("SOURCE_RANGES", LPM_TRIE);
 /// Where the later fragments of translated datagrams go.
 pub const FRAGMENTS: Shape = shape::<FragmentKey, FragmentRoute>("FRAGMENTS", LRU_HASH);
+/// Fragments that wait for the first one of their datagram.
+pub const HELD: Shape = shape::<u32, HeldFragment>("HELD", HASH);
 /// What happened, while somebody watches. Ring buffers have neither keys nor values.
 pub const EVENTS: Shape = shape::<(), ()>("EVENTS", RINGBUF);
 /// Events that found the ring buffer full.
@@ -96,7 +98,7 @@ pub const TRACE: Shape = shape::<u32, Trace>("TRACE", ARRAY);
 pub const EXPLANATION: Shape = shape::<u32, Explanation>("EXPLANATION", ARRAY);
 
 /// Every map that is pinned.
-pub const ALL: [Shape; 21] = [
+pub const ALL: [Shape; 22] = [
     SERVICES,
     SLOTS,
     BACKENDS,
@@ -114,6 +116,7 @@ pub const ALL: [Shape; 21] = [
     AFFINITY,
     SOURCE_RANGES,
     FRAGMENTS,
+    HELD,
     EVENTS,
     EVENTS_LOST,
     TRACE,

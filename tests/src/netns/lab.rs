@@ -706,4 +706,6 @@ fn sizes() -> MapSizes {
         affinity: 1_024,
         source_ranges: 64,
     }
+        fragments: 1_024,
+        held_fragments: 128,
 }

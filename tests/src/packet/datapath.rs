@@ -14,6 +14,8 @@ use causeway_abi::backend::{Backend, IN_USE, READY};
 use causeway_abi::conntrack::{Flow, FlowKey};
 use causeway_abi::counter::{DropCounters, ServiceCounters};
 use causeway_abi::event::{Event, Explanation, MARK_DRY_RUN, Trace};
+use causeway_abi::fragment::HeldFragment;
+use causeway_abi::icmp::IcmpBudget;
 use causeway_abi::node::{MASQUERADE, NodeConfig};
 use causeway_abi::pod::Pod;
 use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route};
@@ -30,6 +32,8 @@ pub const CLIENT_IFINDEX: u32 = 1;
 pub const TUNNEL_IFINDEX: u32 = 900;
 /// Index of the uplink.
 pub const UPLINK_IFINDEX: u32 = 901;
+/// Places for fragments that wait.
+pub const HELD: u16 = 128;
 /// Marks an index in `SLOTS` that belongs to no service of a test.
 const SLOTS_PER_SERVICE: u32 = 64;
 
@@ -103,6 +107,7 @@ impl Datapath {
             ("SOCKET_REPLIES", 1024),
             ("AFFINITY", 1024),
             ("SOURCE_RANGES", 64),
+            ("HELD", HELD.into()),
             ("SERVICE_COUNTERS", 256),
             ("SERVICE_NAMES", 256),
         ] {
@@ -143,7 +148,7 @@ impl Datapath {
             node_address6: parse_ip("fd00:172:30::b"),
             router_address6: parse_ip("fd00:244:0:1::1"),
             tunnel_port_be: 8472_u16.to_be(),
-            reserved: 0,
+            held_fragments: HELD,
             tunnel_id: 1,
         };
         let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map_mut("NODE")?.try_into()?;
@@ -261,6 +266,27 @@ impl Datapath {
     pub fn watch(&mut self, trace: Trace) -> Result<()> {
         let mut map: Array<&mut MapData, Plain<Trace>> = self.map_mut("TRACE")?.try_into()?;
         Ok(map.set(0, Plain(trace), 0)?)
+    }
+
+    /// When a bucket of ICMP errors is full again: [`u64::MAX`] empties it for good, 0 fills it.
+    pub fn set_icmp_budget(&mut self, index: u32, full_ns: u64) -> Result<()> {
+        let mut map: Array<&mut MapData, Plain<IcmpBudget>> = self.map_mut("ICMP_BUDGET")?.try_into()?;
+        Ok(map.set(index, Plain(IcmpBudget { full_ns }), 0)?)
+    }
+
+    /// The same, as it is now.
+    pub fn icmp_budget(&self, index: u32) -> Result<u64> {
+        let map: Array<&MapData, Plain<IcmpBudget>> = self.map("ICMP_BUDGET")?.try_into()?;
+        Ok(map.get(&index, 0)?.0.full_ns)
+    }
+
+    /// Identifications of the datagrams of which fragments are kept.
+    pub fn held(&self) -> Result<Vec<u32>> {
+        let map: HashMap<&MapData, u32, Plain<HeldFragment>> = self.map("HELD")?.try_into()?;
+        Ok(map
+            .iter()
+            .map(|entry| entry.map(|(_, held)| held.0.datagram.identification_be))
+            .collect::<Result<_, _>>()?)
     }
 
     /// What was told since the last call.

@@ -119,6 +119,8 @@ fn entries(maps: &PinnedMaps, shape: Shape) -> Result<Option<u64>, MapsError> {
         "DIRECT_FLOWS" => maps.direct_flows.count()?,
         "SOCKET_REPLIES" => maps.socket_replies.count()?,
         "AFFINITY" => maps.affinity.count()?,
+        "FRAGMENTS" => maps.fragments.count()?,
+        "HELD" => maps.held.count()?,
         "ROUTES" => maps.routes.entries()?.len() as u64,
         "BACKENDS" => {
             let owned = |index: &u32| maps.backends.flags(*index).is_some_and(|flags| flags & IN_USE != 0);

@@ -4,6 +4,10 @@
 //! in turn, a clone of which comes in again by the interface the fragment came from, and so takes the way of any later fragment.
 //! A datagram whose first fragment never comes could not have been put together anyway.
 //!
+//! Each datagram has a few places of `HELD` where its fragments may wait, and shares them with others. A fragment takes one that is
+//! free, or whose fragment has waited for too long; else it takes that of the one among other datagrams' that has waited longest.
+//! Either is counted.
+//!
 //! Two processors may have a datagram's first and a later fragment at once. The later one is kept first and then looks for the
 //! first one's route; the first one writes its route first and then looks for fragments that are kept. So one of them sees the
 //! other, and where both do, who removes the fragment from `HELD` sends it on.
@@ -15,7 +19,7 @@ use aya_ebpf::{
 use causeway_abi::{
     Address, DropReason,
     event::Verdict,
-    fragment::{FRAGMENT_TIMEOUT_NS, FragmentKey, FragmentRoute, HELD_MAX},
+    fragment::{FRAGMENT_TIMEOUT_NS, FragmentKey, FragmentRoute, HELD_MAX, HeldFragment, held_place},
     service::NO_BACKEND,
 };
 use causeway_ebpf::{
@@ -25,6 +29,7 @@ use causeway_ebpf::{
 
 use crate::{
     conntrack::now_ns,
+    count, deliver,
     maps::{FRAGMENTS, HELD, HELD_DRAFT},
     outcome::Outcome,
     skb::Skb,
@@ -60,6 +65,24 @@ pub fn remember_as_it_is(skb: Skb, headers: &Headers, dry_run: bool) {
     if matches!(headers.fragment, Fragment::First) {
         remember(skb, headers, &Translation::none(headers), dry_run);
     }
+}
+
+/// The same for datagrams of the node's own stack, which sends the first fragment first: nothing is kept for it.
+#[inline(always)]
+pub fn remember_own(headers: &Headers, translation: &Translation, dry_run: bool) {
+    if matches!(headers.fragment, Fragment::First) && !dry_run {
+        // SAFETY: all pointers are valid.
+        unsafe { cw_remember(headers, translation) };
+    }
+}
+
+/// Whether a packet of the node's own stack is a later fragment of a datagram that was translated; `translation` gets what it becomes.
+#[inline(always)]
+pub fn follow_own(headers: &Headers, translation: &mut Translation) -> bool {
+    // SAFETY: all pointers are valid.
+    matches!(headers.fragment, Fragment::Later)
+        && unsafe { cw_follow(headers, translation) } == KNOWN
+        && translation.source != headers.source
 }
 
 /// Finds out what a later fragment becomes; keeps it until its first one comes.
@@ -186,22 +209,13 @@ unsafe extern "C" fn cw_hold(skb: *mut __sk_buff, headers: *const Headers) -> u3
     let Some(offset) = fragment_offset(&skb, headers) else {
         return NOT_HELD;
     };
-    let mut key = key(headers);
+    let key = key(headers);
+    draft.datagram = key;
     // One place for each KiB of the datagram; smaller fragments take the next ones.
-    let first = (offset >> 10) as u8;
-    let mut is_kept = false;
-    for step in 0..PLACES_TRIED {
-        key.place = first.wrapping_add(step) % HELD_MAX;
-        if HELD.insert(&key, &*draft, BPF_NOEXIST.into()).is_ok() {
-            is_kept = true;
-            break;
-        }
-    }
-    if !is_kept {
+    let place = cw_place(key.home(), offset >> 10);
+    if place == NO_PLACE {
         return NOT_HELD;
     }
-    let place = key.place;
-    key.place = 0;
     let route = FragmentRoute {
         seen_ns: now_ns(),
         source: WAITING,
@@ -219,15 +233,68 @@ unsafe extern "C" fn cw_hold(skb: *mut __sk_buff, headers: *const Headers) -> u3
                 let _ = FRAGMENTS.insert(&key, &route, BPF_ANY.into());
                 return HELD_BACK;
             }
-            key.place = place;
-            if HELD.remove(&key).is_ok() { KNOWN } else { HELD_BACK }
+            if HELD.remove(&place).is_ok() { KNOWN } else { HELD_BACK }
         }
         _ => HELD_BACK,
     }
 }
 
 /// Places tried for a fragment.
-const PLACES_TRIED: u8 = 8;
+const PLACES_TRIED: u32 = 8;
+/// There is none.
+const NO_PLACE: u32 = u32::MAX;
+
+/// Puts the drafted fragment at one of its places, from the one of that number on; which.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn cw_place(home: u32, first: u32) -> u32 {
+    let (Some(draft), Some(node)) = (HELD_DRAFT.get_ptr_mut(0), deliver::node()) else {
+        return NO_PLACE;
+    };
+    // SAFETY: as in `cw_hold`.
+    let draft = unsafe { &*draft };
+    let now = now_ns();
+    let (mut oldest, mut oldest_ns) = (NO_PLACE, u64::MAX);
+    for step in 0..PLACES_TRIED {
+        let Some(place) = held_place(home, first + step, node.held_fragments.into()) else {
+            return NO_PLACE;
+        };
+        // SAFETY: read at once; an element that is reused meanwhile costs one fragment.
+        if let Some(held) = unsafe { HELD.get(&place) } {
+            let seen_ns = held.seen_ns;
+            if now <= seen_ns + FRAGMENT_TIMEOUT_NS {
+                if seen_ns < oldest_ns && held.datagram != draft.datagram {
+                    (oldest, oldest_ns) = (place, seen_ns);
+                }
+                continue;
+            }
+            lose(place, held, DropReason::FragmentExpired);
+        }
+        if HELD.insert(&place, draft, BPF_NOEXIST.into()).is_ok() {
+            return place;
+        }
+    }
+    // SAFETY: as above.
+    if oldest != NO_PLACE
+        && let Some(held) = unsafe { HELD.get(&oldest) }
+    {
+        lose(oldest, held, DropReason::FragmentEvicted);
+        if HELD.insert(&oldest, draft, BPF_NOEXIST.into()).is_ok() {
+            return oldest;
+        }
+    }
+    NO_PLACE
+}
+
+/// Removes a fragment that is not to be sent on, and counts it.
+#[inline(always)]
+fn lose(place: u32, held: &HeldFragment, reason: DropReason) {
+    let length = held.length;
+    // Who removes it counts it.
+    if HELD.remove(&place).is_ok() {
+        count::dropped(reason as u32, length.into());
+    }
+}
 
 /// Sends on the fragments that are kept for a datagram; `skb` is its first one, and unchanged afterwards.
 #[unsafe(no_mangle)]
@@ -238,7 +305,7 @@ unsafe extern "C" fn cw_release(skb: *mut __sk_buff, headers: *const Headers) ->
         return 0;
     };
     let skb = Skb::new(skb);
-    let Some(saved) = HELD_DRAFT.get_ptr_mut(1) else {
+    let (Some(saved), Some(node)) = (HELD_DRAFT.get_ptr_mut(1), deliver::node()) else {
         return 0;
     };
     // SAFETY: as in `cw_hold`.
@@ -246,26 +313,31 @@ unsafe extern "C" fn cw_release(skb: *mut __sk_buff, headers: *const Headers) ->
     let Some(length) = skb.save(&mut saved.frame) else {
         return 0;
     };
-    let mut key = key(headers);
-    let now = now_ns();
+    let key = key(headers);
+    let (home, now) = (key.home(), now_ns());
     let mut released = 0;
-    for place in 0..HELD_MAX {
-        key.place = place;
+    for number in 0..u32::from(HELD_MAX) {
+        let Some(place) = held_place(home, number, node.held_fragments.into()) else {
+            break;
+        };
         // SAFETY: whether the element was reused meanwhile is looked at below.
-        let Some(held) = (unsafe { HELD.get(&key) }) else {
+        let Some(held) = (unsafe { HELD.get(&place) }) else {
             continue;
         };
+        if held.datagram != key {
+            continue;
+        }
         let (seen_ns, ifindex) = (held.seen_ns, held.ifindex);
         if now > seen_ns + FRAGMENT_TIMEOUT_NS {
-            let _ = HELD.remove(&key);
+            lose(place, held, DropReason::FragmentExpired);
             continue;
         }
         if skb.restore(&held.frame, held.length).is_err() {
             break;
         }
         // SAFETY: as above.
-        let is_same = unsafe { HELD.get(&key) }.is_some_and(|held| held.seen_ns == seen_ns);
-        if is_same && HELD.remove(&key).is_ok() {
+        let is_same = unsafe { HELD.get(&place) }.is_some_and(|held| held.seen_ns == seen_ns);
+        if is_same && HELD.remove(&place).is_ok() {
             skb.clone_in(ifindex);
             released += 1;
         }
@@ -288,7 +360,6 @@ fn key(headers: &Headers) -> FragmentKey {
             // RFC 8200, 4.5: that of the first fragment counts.
             Version::V6 => 0,
         },
-        place: 0,
-        reserved: [0; 2],
+        reserved: [0; 3],
     }
 }

@@ -32,8 +32,22 @@ pub fn translate(skb: Skb, headers: &Headers, translation: &mut Translation) -> 
     if !headers.is_icmp_error() {
         return Errand::NotOurs;
     }
+    rewritten(skb, headers, translation, false)
+}
+
+/// The same for an error of the node's own stack, as long as it goes to whom the stack addressed it to: its way is chosen.
+#[inline(always)]
+pub fn translate_own(skb: Skb, headers: &Headers, translation: &mut Translation) -> Errand {
+    if !headers.is_icmp_error() {
+        return Errand::NotOurs;
+    }
+    rewritten(skb, headers, translation, true)
+}
+
+#[inline(always)]
+fn rewritten(skb: Skb, headers: &Headers, translation: &mut Translation, is_own: bool) -> Errand {
     // SAFETY: all pointers are valid.
-    match unsafe { cw_icmp_error(skb.as_ptr(), headers, translation) } {
+    match unsafe { cw_icmp_error(skb.as_ptr(), headers, translation, is_own.into()) } {
         NOT_OURS => Errand::NotOurs,
         TRANSLATED if rewrite::apply(skb, headers, translation) => Errand::Translated,
         _ => Errand::Failed,
@@ -47,7 +61,12 @@ const FAILED: u32 = 2;
 /// Finds the flow and rewrites the quoted packet; the message's own addresses are left to the caller.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_icmp_error(skb: *mut __sk_buff, headers: *const Headers, translation: *mut Translation) -> u32 {
+unsafe extern "C" fn cw_icmp_error(
+    skb: *mut __sk_buff,
+    headers: *const Headers,
+    translation: *mut Translation,
+    is_own: u32,
+) -> u32 {
     if headers.is_null() || translation.is_null() {
         return NOT_OURS;
     }
@@ -81,6 +100,10 @@ unsafe extern "C" fn cw_icmp_error(skb: *mut __sk_buff, headers: *const Headers,
         // About a backend's answer, as its client saw it.
         *translation = to_backend(flow);
         end = flow.client;
+    }
+    if is_own != 0 && translation.destination != headers.destination {
+        *translation = Translation::none(headers);
+        return NOT_OURS;
     }
     if rewrite_quoted(skb, headers, &quoted, translation).is_err() {
         return FAILED;

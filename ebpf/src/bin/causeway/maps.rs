@@ -17,6 +17,7 @@ use causeway_abi::{
     drop::DROP_REASONS_MAX,
     event::{Event, EventsLost, Explanation, Trace},
     fragment::{FragmentKey, FragmentRoute, HeldFragment},
+    icmp::{self, IcmpBudget},
     node::NodeConfig,
     pod::Pod,
     route::Route,
@@ -84,13 +85,17 @@ pub static SOCKET_REPLIES: LruHashMap<SocketReplyKey, SocketOrigin, 65_536> = Lr
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 8_192> = LruHashMap::new();
 
-/// Fragments that came before the first one of their datagram: 2 MiB, of which the oldest make room.
+/// Fragments that came before the first one of their datagram, by place. No LRU map, which does not tell whom it pushed out.
 #[btf_map]
-pub static HELD: LruHashMap<FragmentKey, HeldFragment, 1_024> = LruHashMap::new();
+pub static HELD: HashMap<u32, HeldFragment, 1_024> = HashMap::new();
 
 /// A fragment that is about to be kept, and a first one while those kept for it are sent on. Not on the stack, which is short.
 #[btf_map]
 pub static HELD_DRAFT: PerCpuArray<HeldFragment, 2> = PerCpuArray::new();
+
+/// How many ICMP errors may still be sent.
+#[btf_map]
+pub static ICMP_BUDGET: Array<IcmpBudget, { icmp::BUDGETS }> = Array::new();
 
 /// Whom a service lets in from the network. The key is laid out as `causeway_abi::service::SourceRangeKey`.
 #[btf_map]

@@ -3,14 +3,20 @@
 use core::ptr;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_csum_diff};
-use causeway_abi::{Address, DropReason, route::MODE_VXLAN};
+use causeway_abi::{Address, DropReason, icmp, route::MODE_VXLAN};
 use causeway_ebpf::{
-    csum,
+    budget, csum,
     parse::Headers,
     refuse::{Answer, IcmpError, Kind, error_kind, error_v4, error_v6, kind, reset_v4, reset_v6},
 };
 
-use crate::{deliver, outcome::Outcome, skb::Skb};
+use crate::{
+    conntrack::now_ns,
+    count, deliver,
+    maps::ICMP_BUDGET,
+    outcome::{self, Outcome},
+    skb::Skb,
+};
 
 /// Sends the packet back to its pod as a TCP reset or an ICMP error, where its protocol has a way to say why it goes no further;
 /// else drops it.
@@ -114,6 +120,13 @@ unsafe extern "C" fn cw_answer(skb: *mut __sk_buff, headers: *const Headers, rea
         let Some(own) = own else { return 0 };
         source = own;
     }
+    if matches!(kind, Kind::ErrorV4 | Kind::ErrorV6)
+        && !outcome::is_dry_run(Skb::new(skb))
+        && !may_tell(reason == TOO_LARGE_FOR_TUNNEL)
+    {
+        count::dropped(DropReason::IcmpErrorSuppressed as u32, headers.end.into());
+        return 0;
+    }
     let packed = u64::from(error.kind) << 40 | u64::from(error.code) << 32 | u64::from(error.rest);
     // SAFETY: all pointers are valid.
     unsafe {
@@ -123,6 +136,26 @@ unsafe extern "C" fn cw_answer(skb: *mut __sk_buff, headers: *const Headers, rea
             Kind::ErrorV4 => cw_error_v4(skb, source.words()[3], packed),
             Kind::ErrorV6 => cw_error_v6(skb, &source, packed),
             Kind::Silence => 0,
+        }
+    }
+}
+
+/// Whether one more ICMP error may be sent. Processors that ask at the same moment may both be given the last one: exact counting
+/// would cost a shared lock in every flood, and the limit is there for floods.
+#[inline(always)]
+fn may_tell(is_too_big: bool) -> bool {
+    let Some(budget) = ICMP_BUDGET.get_ptr_mut(if is_too_big { icmp::TOO_BIG } else { icmp::OTHERS }) else {
+        return false;
+    };
+    // SAFETY: the map returned a valid, aligned element; it is one word, which other processors read and write at any time.
+    unsafe {
+        let full_ns = &raw mut (*budget).full_ns;
+        match budget::spend(ptr::read_volatile(full_ns), now_ns()) {
+            Some(next) => {
+                ptr::write_volatile(full_ns, next);
+                true
+            }
+            None => false,
         }
     }
 }

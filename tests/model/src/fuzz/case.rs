@@ -25,6 +25,9 @@ pub struct Case {
     /// Whether backends' nodes answer clients directly.
     #[serde(default)]
     pub direct: bool,
+    /// Whether the node has sent as many ICMP errors as it may.
+    #[serde(default)]
+    pub mute: bool,
     /// What happens, in order.
     pub steps: Vec<Step>,
 }
@@ -233,10 +236,11 @@ impl Case {
     /// Writes a case, a step a line.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut text = format!(
-            "{{\n  \"note\": {},\n  \"watched\": {},\n  \"direct\": {},\n  \"steps\": [\n",
+            "{{\n  \"note\": {},\n  \"watched\": {},\n  \"direct\": {},\n  \"mute\": {},\n  \"steps\": [\n",
             serde_json::to_string(&self.note)?,
             self.watched,
-            self.direct
+            self.direct,
+            self.mute
         );
         for (i, step) in self.steps.iter().enumerate() {
             let comma = if i + 1 == self.steps.len() { "" } else { "," };

@@ -320,11 +320,16 @@ fn fragments(tables: &Tables, kernel: &Kernel, clock: Clock, details: &mut Vec<S
             "fragments: {datagram:?} is in the table and should not be: {value:?}"
         ));
     }
-    let (keys, _) = kernel.held.all()?;
-    let programs: BTreeSet<(Datagram, u8)> = keys.iter().map(|key| (datagram(key), key.place)).collect();
-    let held = tables.held.keys();
-    let model: BTreeSet<(Datagram, u8)> = held
-        .map(|(key, place)| ((key.source, key.destination, key.identification, key.protocol), *place))
+    let (places, held) = kernel.held.all()?;
+    let datagrams = held.iter().map(|held| (datagram(&held.datagram), held.length as usize));
+    let programs: BTreeMap<u32, (Datagram, usize)> = places.iter().copied().zip(datagrams).collect();
+    let held = tables.held.iter();
+    let model: BTreeMap<u32, (Datagram, usize)> = held
+        .map(|(place, held)| {
+            let key = &held.datagram;
+            let datagram = (key.source, key.destination, key.identification, key.protocol);
+            (*place, (datagram, held.length))
+        })
         .collect();
     if programs != model {
         details.push(format!("held: the model keeps {model:?}, the program {programs:?}"));

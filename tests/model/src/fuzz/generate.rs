@@ -47,6 +47,7 @@ impl Generator {
     pub fn case(&mut self) -> Case {
         let watched = self.random.percent(60);
         let direct = self.random.percent(30);
+        let mute = self.random.percent(15);
         let length = 10 + self.random.below(50);
         let mut draft = Draft {
             direct,
@@ -65,6 +66,7 @@ impl Generator {
             note: String::new(),
             watched,
             direct,
+            mute,
             steps: draft.steps,
         }
     }

@@ -15,6 +15,7 @@ use causeway_abi::counter::{DropCounters, ServiceCounters};
 use causeway_abi::direct::DirectFlow;
 use causeway_abi::event::{Event, Trace};
 use causeway_abi::fragment::{FragmentKey, FragmentRoute, HeldFragment};
+use causeway_abi::icmp::{BUDGETS, IcmpBudget};
 use causeway_abi::node::NodeConfig;
 use causeway_abi::pod::Pod;
 use causeway_abi::route::{Route, RouteKey};
@@ -36,8 +37,8 @@ pub const SLOTS: u32 = 4096;
 pub const SERVICES: u32 = 16;
 /// Half-flows that fit. Sequences have far fewer.
 const FLOWS: u32 = 2048;
-/// Fragments that can wait.
-const HELD: u32 = 256;
+/// Fragments that can wait: so few that some have to make room for others.
+pub const HELD: u16 = 72;
 /// Bytes of `struct __sk_buff`, and the offset of its `mark`.
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
@@ -85,9 +86,10 @@ pub struct Kernel {
     /// Datagrams.
     pub fragments: Table<FragmentKey, FragmentRoute>,
     /// Fragments that wait.
-    pub held: Table<FragmentKey, HeldFragment>,
+    pub held: Table<u32, HeldFragment>,
     /// Clients.
     pub affinity: Table<AffinityKey, Affinity>,
+    budget: Table<u32, IcmpBudget>,
     drops: Table<u32, DropCounters>,
     counters: Table<u32, ServiceCounters>,
     node: Mapped<NodeConfig>,
@@ -115,7 +117,7 @@ impl Kernel {
             ("CONNTRACK", FLOWS),
             ("CONNTRACK_NEW", FLOWS),
             ("FRAGMENTS", FLOWS),
-            ("HELD", HELD),
+            ("HELD", HELD.into()),
             ("DIRECT_FLOWS", FLOWS),
             ("SOCKET_REPLIES", 64),
             ("AFFINITY", FLOWS),
@@ -168,6 +170,7 @@ impl Kernel {
             direct: Table::new(take("DIRECT_FLOWS")?)?,
             held: Table::new(take("HELD")?)?,
             affinity: Table::new(take("AFFINITY")?)?,
+            budget: Table::new(take("ICMP_BUDGET")?)?,
             drops: Table::new(take("DROPS")?)?,
             counters: Table::new(take("SERVICE_COUNTERS")?)?,
             node: Mapped::new(take("NODE")?, 1)?,
@@ -186,6 +189,15 @@ impl Kernel {
     /// Describes the node.
     pub fn set_node(&self, node: &NodeConfig) {
         self.node.put(0, node);
+    }
+
+    /// Lets ICMP errors be sent, or not any more.
+    pub fn set_mute(&self, mute: bool) -> Result<()> {
+        let full_ns = if mute { u64::MAX } else { 0 };
+        for index in 0..BUDGETS as u32 {
+            self.budget.put(&index, &IcmpBudget { full_ns })?;
+        }
+        Ok(())
     }
 
     /// Whether somebody watches every packet.

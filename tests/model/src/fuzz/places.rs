@@ -5,7 +5,7 @@ use crate::model::Hook;
 /// Ports of clients: some that Linux gives to sockets, and some that the data path gives to them.
 pub const CLIENT_PORTS: [u16; 6] = [40_000, 40_001, 53_211, 61_000, 64_712, 10_000];
 /// Where backends listen.
-pub const BACKENDS: [&str; 16] = [
+pub const BACKENDS: [&str; 18] = [
     "10.244.1.6:8080",
     "10.244.1.7:8080",
     "10.244.1.7:9090",
@@ -15,6 +15,7 @@ pub const BACKENDS: [&str; 16] = [
     "10.244.3.4:9090",
     "198.51.100.7:8080",
     "203.0.113.9:80",
+    "172.30.0.11:8080",
     "[fd00:1::6]:8080",
     "[fd00:1::7]:8080",
     "[fd00:1::7]:9090",
@@ -22,6 +23,7 @@ pub const BACKENDS: [&str; 16] = [
     "[fd00:2::9]:8080",
     "[fd00:2::10]:8080",
     "[2001:db8:1::7]:8080",
+    "[2001:db8:30::11]:8080",
 ];
 /// Where pods ask for services.
 pub const CLUSTER_VIPS: [&str; 6] = [

@@ -17,6 +17,7 @@ use super::kernel::{Kernel, clock};
 use super::world;
 use super::{craft, wire, world::tables};
 use crate::model::frame::{self, Frame};
+use crate::model::tables::Route;
 use crate::model::{Fate, Hook, MARK_TUNNEL_KEY, Model, Seen};
 
 /// A sequence that takes longer than this by the clock is begun again: then time passed that no step told of.
@@ -144,6 +145,7 @@ impl<'a> Sequence<'a> {
         tables.node.direct = case.direct;
         Self {
             runner,
+        tables.is_mute = case.mute;
             model: Model::new(tables),
             slots: BTreeMap::new(),
             programmed: BTreeMap::new(),
@@ -158,6 +160,8 @@ impl<'a> Sequence<'a> {
         for step in &case.steps {
             let difference = self.step(step.id, &step.action, case.watched, begun)?;
             let difference = match difference {
+        // A sequence has fewer messages than may be sent at once.
+        self.runner.kernel.set_mute(case.mute)?;
                 None if thorough => self.compare(begun)?,
                 difference => difference,
             };
@@ -319,6 +323,14 @@ impl<'a> Sequence<'a> {
             (Verdict::ToPod, _) => Hook::FromPod,
             (Verdict::ToNode, _) => Hook::FromTunnel,
             (Verdict::ToNetwork | Verdict::ToStack, _) => Hook::FromUplink,
+        if made.verdict == Verdict::ToStack
+            && let Frame::Ip(packet) = frame::read(&made.became)
+            && self.model.tables.node.addresses.contains(&packet.destination)
+        {
+            // The node's own stack, which also chooses the way back.
+            let is_pod = self.model.tables.route(packet.source) == Some(Route::Tunnel);
+            return Some((made, if is_pod { Hook::ToTunnel } else { Hook::ToUplink }));
+        }
             _ => return None,
         };
         Some((made, at))

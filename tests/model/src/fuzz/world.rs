@@ -10,7 +10,7 @@ use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route as RouteValue, RouteKey
 use causeway_abi::{ABI_VERSION, Address};
 use zerocopy::FromZeros as _;
 
-use super::kernel::Kernel;
+use super::kernel::{HELD, Kernel};
 use crate::model::flows::Flows;
 use crate::model::tables::{Node, Pod, Route, Tables, within};
 
@@ -98,6 +98,7 @@ pub fn tables() -> Tables {
             masquerade: true,
             direct: false,
             ifindex: IFINDEX,
+            held_fragments: HELD.into(),
         },
         pods: pods.collect(),
         routes: ROUTES
@@ -110,6 +111,8 @@ pub fn tables() -> Tables {
         arrivals: 0,
         direct: BTreeMap::new(),
         fragments: BTreeMap::new(),
+        held_ever: 0,
+        is_mute: false,
         held: BTreeMap::new(),
         affinity: BTreeMap::new(),
         drops: BTreeMap::new(),
@@ -128,6 +131,7 @@ pub fn node(direct: bool) -> NodeConfig {
     [node.node_address, node.node_address6] = NODE.map(ip).map(mapped);
     [node.router_address, node.router_address6] = ROUTER.map(ip).map(mapped);
     node.tunnel_port_be = TUNNEL_PORT.to_be();
+    node.held_fragments = HELD;
     node.tunnel_id = VNI;
     node
 }

@@ -3,20 +3,20 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use causeway_abi::DropReason;
 use causeway_abi::event::Verdict;
+use causeway_abi::fragment::held_place;
 use causeway_abi::service::NO_BACKEND;
+use causeway_abi::{Address, DropReason};
 
 use super::edit;
 use super::frame::{Packet, Part};
-use super::tables::{FragmentKey, FragmentRoute};
+use super::tables::{FragmentKey, FragmentRoute, Held};
 use super::{Behalf, Expected, Fate, Model};
 
 /// How long the fragments of a datagram may take to arrive, in seconds (`net.ipv4.ipfrag_time`).
 const REASSEMBLY_SECONDS: u64 = 30;
-/// Places for the fragments of a datagram that wait for their first, and how many are tried for one.
-const PLACES: u8 = 64;
-const PLACES_TRIED: u8 = 8;
+/// Places tried for a fragment that waits.
+const PLACES_TRIED: u32 = 8;
 
 impl Model {
     pub(super) fn fragment(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
@@ -51,18 +51,21 @@ impl Model {
         self.tables.now.saturating_sub(seen).as_secs() <= REASSEMBLY_SECONDS
     }
 
-    /// Keeps a fragment that comes before its first one: at the place of its KiB of the datagram, or one of the next.
+    /// Keeps a fragment that comes before its first one.
     fn hold(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         let key = fragment_key(packet);
-        let first = (packet.offset >> 10) as u8;
-        let place = (0..PLACES_TRIED)
-            .map(|step| first.wrapping_add(step) % PLACES)
-            .find(|place| !self.tables.held.contains_key(&(key, *place)));
-        let Some(place) = place else {
+        let Some(place) = self.place(&key, u32::from(packet.offset)) else {
             return Expected::dropped(DropReason::FragmentNotHeld, frame, 0);
         };
         let now = self.tables.now;
-        self.tables.held.insert((key, place), now);
+        let held = Held {
+            datagram: key,
+            seen: now,
+            number: self.tables.held_ever,
+            length: frame.len(),
+        };
+        self.tables.held_ever += 1;
+        self.tables.held.insert(place, held);
         let is_waiting = self
             .tables
             .fragments
@@ -82,30 +85,100 @@ impl Model {
         Expected::held(frame)
     }
 
+    /// Makes a place for a fragment: that of its KiB of the datagram or one of the next, which is free or whose fragment has waited for
+    /// too long; else that of the fragment of another datagram which has waited longest there.
+    fn place(&mut self, key: &FragmentKey, offset: u32) -> Option<u32> {
+        let home = abi_key(key).home();
+        let number = |step| held_place(home, (offset >> 10) + step, self.tables.node.held_fragments);
+        let places: Vec<u32> = (0..PLACES_TRIED).filter_map(number).collect();
+        let free = places.iter().copied().find(|place| {
+            let held = self.tables.held.get(place);
+            held.is_none_or(|held| !self.is_fresh(held.seen))
+        });
+        let taken = places.iter().copied().filter(|place| {
+            let held = self.tables.held.get(place);
+            held.is_some_and(|held| held.datagram != *key)
+        });
+        let (place, reason) = match free {
+            Some(place) => (place, DropReason::FragmentExpired),
+            None => {
+                let oldest = taken.min_by_key(|place| self.tables.held[place].number)?;
+                (oldest, DropReason::FragmentEvicted)
+            }
+        };
+        if let Some(lost) = self.tables.held.remove(&place) {
+            self.tables.count_drop(reason, lost.length);
+        }
+        Some(place)
+    }
+
+    /// The fragments of a datagram that wait do not any more; those that have waited for too long are lost.
+    fn release(&mut self, datagram: &FragmentKey) {
+        let theirs = self.tables.held.iter().filter(|(_, held)| held.datagram == *datagram);
+        let places: Vec<u32> = theirs.map(|(place, _)| *place).collect();
+        for place in places {
+            if let Some(held) = self.tables.held.remove(&place)
+                && !self.is_fresh(held.seen)
+            {
+                self.tables.count_drop(DropReason::FragmentExpired, held.length);
+            }
+        }
+    }
+
+    /// Remembers what became of the first fragment of a datagram of the node's own stack, which sends it before the others: nothing
+    /// waits for it.
+    pub(super) fn remember_own(&mut self, packet: &Packet, (source, destination): (IpAddr, IpAddr), behalf: Behalf) {
+        if packet.part == Part::First {
+            self.insert_route(packet, (source, destination), behalf);
+        }
+    }
+
+    /// What a later fragment of the node's own stack becomes, like its first one.
+    pub(super) fn own_fragment(&self, frame: &[u8], packet: &Packet) -> Option<Expected> {
+        let route = self.tables.fragments.get(&fragment_key(packet))?;
+        let is_answer = self.is_fresh(route.seen)
+            && !route.source.is_unspecified()
+            && route.source != packet.source
+            && route.destination == packet.destination;
+        let behalf = Behalf {
+            service: route.service,
+            backend: route.backend,
+            is_new: false,
+        };
+        let (source, destination) = (SocketAddr::new(route.source, 0), SocketAddr::new(route.destination, 0));
+        is_answer.then(|| {
+            let edited = edit::translate(frame, packet, source, destination);
+            Expected::of(Fate::Pass, Verdict::ToStack, edited, behalf)
+        })
+    }
+
+    fn insert_route(
+        &mut self,
+        packet: &Packet,
+        (source, destination): (IpAddr, IpAddr),
+        behalf: Behalf,
+    ) -> Option<FragmentRoute> {
+        let route = FragmentRoute {
+            source,
+            destination,
+            service: behalf.service,
+            backend: behalf.backend,
+            seen: self.tables.now,
+        };
+        self.tables.fragments.insert(fragment_key(packet), route)
+    }
+
     /// The first fragment of a datagram that goes on as it is.
     pub(super) fn remember_as_it_is(&mut self, packet: &Packet) {
         self.remember_fragments(packet, (packet.source, packet.destination), Behalf::NOBODY);
     }
 
     /// Remembers what became of a datagram's first fragment; those that waited for it follow.
-    pub(super) fn remember_fragments(
-        &mut self,
-        packet: &Packet,
-        (source, destination): (IpAddr, IpAddr),
-        behalf: Behalf,
-    ) {
+    pub(super) fn remember_fragments(&mut self, packet: &Packet, ends: (IpAddr, IpAddr), behalf: Behalf) {
         if packet.part == Part::First {
-            let route = FragmentRoute {
-                source,
-                destination,
-                service: behalf.service,
-                backend: behalf.backend,
-                seen: self.tables.now,
-            };
-            let key = fragment_key(packet);
-            let before = self.tables.fragments.insert(key, route);
+            let before = self.insert_route(packet, ends, behalf);
             if before.is_some_and(|before| before.source.is_unspecified()) {
-                self.tables.held.retain(|(datagram, _), _| *datagram != key);
+                self.release(&fragment_key(packet));
             }
         }
     }
@@ -122,6 +195,21 @@ impl Model {
             SocketAddr::new(packet.destination, 0),
         );
         Expected::of(Fate::Pass, Verdict::ToNetwork, edited, Behalf::NOBODY)
+    }
+}
+
+/// The key as the programs have it: it decides where in their table fragments wait.
+fn abi_key(key: &FragmentKey) -> causeway_abi::fragment::FragmentKey {
+    let address = |address| match address {
+        IpAddr::V4(v4) => Address::from_v4(v4.octets()),
+        IpAddr::V6(v6) => Address::new(v6.octets()),
+    };
+    causeway_abi::fragment::FragmentKey {
+        source: address(key.source),
+        destination: address(key.destination),
+        identification_be: key.identification,
+        protocol: key.protocol,
+        reserved: [0; 3],
     }
 }
 

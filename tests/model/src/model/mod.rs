@@ -131,6 +131,8 @@ pub struct Expected {
     pub complaints: Vec<String>,
     /// Whether watchers are told.
     pub is_told: bool,
+    /// Whether its sender would have been told why, if fewer had been.
+    pub is_suppressed: bool,
 }
 
 /// What the data path chose, as far as its output tells.
@@ -197,6 +199,9 @@ impl Model {
         } else {
             self.at(hook, frame, mark, &read)
         };
+        if self.tables.is_mute && mark != MARK_DRY_RUN && expected.is_icmp_error() {
+            expected = expected.suppressed(frame);
+        }
         expected.complaints.append(&mut self.complaints);
         if expected.is_told {
             self.count(frame, &read, &expected);
@@ -222,9 +227,10 @@ impl Model {
             _ => (frame.len(), 0),
         };
         if let Some(reason) = expected.reason {
-            let (packets, bytes) = self.tables.drops.entry(reason as u32).or_default();
-            *packets += 1;
-            *bytes += length as u64;
+            self.tables.count_drop(reason, length);
+        }
+        if expected.is_suppressed {
+            self.tables.count_drop(DropReason::IcmpErrorSuppressed, length);
         }
         if expected.service != 0 {
             let count = self.tables.counts.entry(expected.service).or_default();
@@ -269,6 +275,25 @@ impl Expected {
             is_new: behalf.is_new,
             complaints: Vec::new(),
             is_told: true,
+            is_suppressed: false,
+        }
+    }
+
+    /// Whether it is answered by a message that is limited: by anything but a reset.
+    fn is_icmp_error(&self) -> bool {
+        self.verdict == Verdict::Refuse
+            && matches!(frame::read(&self.frame), Frame::Ip(answer) if answer.protocol != frame::protocol::TCP)
+    }
+
+    /// The same without that message.
+    fn suppressed(self, frame: &[u8]) -> Self {
+        Self {
+            fate: Fate::Drop,
+            verdict: Verdict::Drop,
+            frame: frame.to_vec(),
+            sums: Vec::new(),
+            is_suppressed: true,
+            ..self
         }
     }
 

@@ -8,7 +8,7 @@ use super::flows::Tuple;
 use super::frame::{Frame, Packet, Part, protocol};
 use super::steps::into_tunnel;
 use super::tables::{Route, Scope, Vip, within};
-use super::{Behalf, Expected, Fate, Hook, Model, untouched};
+use super::{Behalf, Expected, Hook, Model, untouched};
 
 /// Mark of packets that have their tunnel key already.
 pub const MARK_TUNNEL_KEY: u32 = 0x6377_0001;
@@ -94,14 +94,25 @@ impl Model {
     }
 
     /// What the node's own processes send to pods elsewhere.
-    fn to_other_nodes(&self, frame: &[u8], packet: &Packet) -> Expected {
+    fn to_other_nodes(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         if packet.is_link_control() {
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
         }
         if self.tables.route(packet.destination).is_none() {
             return Expected::dropped(DropReason::NoSuchPod, frame, 0);
         }
-        Expected::of(Fate::Pass, Verdict::ToNode, untouched(frame), Behalf::NOBODY)
+        // Pods know the node by its address among them; by another one they know only a service of it.
+        let is_by_service = self.tables.node.addresses.contains(&packet.source);
+        let answer = if is_by_service {
+            self.answer_of_node(frame, packet)
+        } else {
+            None
+        };
+        let sent = answer.unwrap_or_else(|| Expected::to_stack(untouched(frame), Behalf::NOBODY));
+        Expected {
+            verdict: Verdict::ToNode,
+            ..sent
+        }
     }
 
     /// Everything the network sends: to services as the network knows them, and answers to who left behind the node's address.

@@ -42,6 +42,11 @@ impl Model {
             None => (self.open(tuple, service, scope)?, true),
         };
         let behalf = Behalf {
+        // Who begins again where a translated flow was is translated too.
+        if is_new && scope == Scope::Node && self.meant.is_none() && !was_known && self.may_go_directly(&flow) {
+            self.complaints
+                .push(format!("direct: a flow to {} was translated", flow.answerer));
+        }
             service: flow.service,
             backend: flow.backend.map_or(NO_BACKEND, |(index, _)| index),
             is_new,
@@ -132,9 +137,22 @@ impl Model {
         }
     }
 
-    /// An answer of the node's own stack to whom it was asked for, on its way out: it gets the VIP's address where it is.
+    /// An answer of the node's own stack to whom it was asked for, on its way out: it gets the VIP's address where it is. So do all of
+    /// its fragments, and an ICMP error in its place.
     pub(super) fn answer_of_node(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
         let (source, destination) = packet.ends()?;
+        let answer = match packet.part {
+            Part::Later => return self.own_fragment(frame, packet),
+            _ if packet.is_error() => self.error(frame, packet, Way::Chosen),
+            _ => self.own_answer(frame, packet),
+        };
+        if answer.is_none() {
+            self.remember_own(packet, (packet.source, packet.destination), Behalf::NOBODY);
+        }
+        answer
+    }
+
+    fn own_answer(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
         let tuple = Tuple {
             protocol: packet.protocol,
             source,
@@ -152,7 +170,9 @@ impl Model {
             return None;
         }
         let edited = edit::translate(frame, packet, flow.vip, flow.client);
-        Some(Expected::of(Fate::Pass, Verdict::ToStack, edited, on_behalf_of(&flow)))
+        let behalf = on_behalf_of(&flow);
+        self.remember_own(packet, (flow.vip.ip(), flow.client.ip()), behalf);
+        Some(Expected::of(Fate::Pass, Verdict::ToStack, edited, behalf))
     }
 
     /// The backend for a new flow.
@@ -303,12 +323,12 @@ impl Model {
         if packet.part == Part::Later {
             return self.fragment(frame, packet);
         }
-        self.error(frame, packet)
+        self.error(frame, packet, Way::Open)
     }
 
     /// An ICMP error about a flow: whoever sent the packet it quotes hears of the packet as it was sent. The end of the flow
     /// speaks by the address the other knows it by; routers on the way speak for themselves.
-    fn error(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
+    fn error(&mut self, frame: &[u8], packet: &Packet, way: Way) -> Option<Expected> {
         if !packet.is_error() {
             return None;
         }
@@ -324,7 +344,10 @@ impl Model {
         } else {
             // About an answer, as its client got it.
             let Some(flow) = self.tables.flows.of_client(&other_way) else {
-                return self.error_directly(frame, &quoted);
+                return match way {
+                    Way::Open => self.error_directly(frame, &quoted),
+                    Way::Chosen => None,
+                };
             };
             (
                 flow,
@@ -341,7 +364,13 @@ impl Model {
         };
         let behalf = on_behalf_of(flow);
         let edited = edit::translate_error(frame, packet, (source, listener.ip()), &quoted, sent);
-        Some(self.back(edited, listener.ip(), behalf))
+        match way {
+            Way::Open => Some(self.back(edited, listener.ip(), behalf)),
+            Way::Chosen if listener.ip() == packet.destination => {
+                Some(Expected::of(Fate::Pass, Verdict::ToStack, edited, behalf))
+            }
+            Way::Chosen => None,
+        }
     }
 
     /// A pod's packet to the network, behind the node's address.
@@ -406,6 +435,15 @@ impl Model {
         }
         let edited = edit::pass_router((sent.frame, sent.sums));
         Expected::of(Fate::Redirect, Verdict::ToNetwork, edited, behalf)
+/// Who decides where a message goes.
+#[derive(Clone, Copy)]
+enum Way {
+    /// These programs.
+    Open,
+    /// The node's own stack has.
+    Chosen,
+}
+
     }
 }
 

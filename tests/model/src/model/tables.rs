@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use causeway_abi::DropReason;
+
 use super::direct::DirectFlow;
 use super::flows::{Flows, Tuple};
 
@@ -22,6 +24,8 @@ pub struct Node {
     pub direct: bool,
     /// The interface whose packets are tried.
     pub ifindex: u32,
+    /// How many fragments can wait for their first one.
+    pub held_fragments: u32,
 }
 
 impl Node {
@@ -147,6 +151,19 @@ pub struct FragmentKey {
     pub protocol: u8,
 }
 
+/// A fragment that waits for its first one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Its datagram.
+    pub datagram: FragmentKey,
+    /// When it came.
+    pub seen: Duration,
+    /// How many came before it.
+    pub number: u64,
+    /// Bytes of its frame.
+    pub length: usize,
+}
+
 /// Which backend a client was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Affinity {
@@ -192,8 +209,12 @@ pub struct Tables {
     pub direct: BTreeMap<Tuple, DirectFlow>,
     /// Datagrams in fragments.
     pub fragments: BTreeMap<FragmentKey, FragmentRoute>,
-    /// Fragments that wait for their first one, by place, with the time they came.
-    pub held: BTreeMap<(FragmentKey, u8), Duration>,
+    /// Fragments that wait for their first one, by place.
+    pub held: BTreeMap<u32, Held>,
+    /// How many came to wait.
+    pub held_ever: u64,
+    /// Whether no ICMP error may be sent any more.
+    pub is_mute: bool,
     /// Clients by address and service.
     pub affinity: BTreeMap<(IpAddr, u32), Affinity>,
     /// Dropped and refused packets and their bytes, by reason.
@@ -212,6 +233,13 @@ impl Tables {
             .iter()
             .filter(|((prefix, bits), _)| within(to, *prefix, *bits));
         fitting.max_by_key(|((_, bits), _)| *bits).map(|(_, route)| *route)
+    /// Counts what is dropped.
+    pub fn count_drop(&mut self, reason: DropReason, length: usize) {
+        let (packets, bytes) = self.drops.entry(reason as u32).or_default();
+        *packets += 1;
+        *bytes += length as u64;
+    }
+
     }
 
     /// A backend, if the index still belongs to the one of that generation.

@@ -9,14 +9,16 @@ use causeway_abi::{
 use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
-    conntrack,
+    conntrack, fragment,
+    icmp::{self, Errand},
     outcome::{self, Outcome},
     parse::{self, Frame},
     rewrite,
     skb::Skb,
 };
 
-/// Gives answers of backends in the node's own network the address and port of the service that the pod asked.
+/// Gives answers of backends in the node's own network, and the stack's ICMP errors about what such backends were sent, the address and
+/// port of the service that the pod asked.
 #[classifier]
 pub fn cw_from_host(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
@@ -34,17 +36,26 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
     }
 }
 
-/// Translates an answer of the node's own stack back, if it is one; it goes on the way that the stack has chosen.
+/// Translates an answer of the node's own stack back, if it is one: all of its fragments, or an ICMP error in its place. It goes on the
+/// way that the stack has chosen.
 #[inline(always)]
 pub fn answer(skb: Skb, headers: &Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
-    if !headers.has_ports() || !conntrack::reply(headers, translation, dry_run) {
-        return Outcome::TO_STACK;
-    }
-    if translation.destination != headers.destination {
-        // The answer to a client that hides behind this node comes from elsewhere, and by another way.
+    let is_answer = if headers.has_ports() {
+        conntrack::reply(headers, translation, dry_run)
+    } else {
+        match icmp::translate_own(skb, headers, translation) {
+            Errand::Translated => return Outcome::sent(Outcome::TO_STACK.action, Verdict::ToStack),
+            Errand::Failed => return Outcome::drop(DropReason::RewriteFailed),
+            Errand::NotOurs => fragment::follow_own(headers, translation),
+        }
+    };
+    // The answer to a client that hides behind this node comes from elsewhere, and by another way.
+    if !is_answer || translation.destination != headers.destination {
         *translation = Translation::none(headers);
+        fragment::remember_own(headers, translation, dry_run);
         return Outcome::TO_STACK;
     }
+    fragment::remember_own(headers, translation, dry_run);
     if rewrite::apply(skb, headers, translation) {
         Outcome::sent(Outcome::TO_STACK.action, Verdict::ToStack)
     } else {

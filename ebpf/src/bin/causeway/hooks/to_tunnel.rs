@@ -9,12 +9,14 @@ use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
     deliver::{self, MARK_TUNNEL_KEY},
+    hooks::from_host,
     outcome::{self, Outcome},
     parse::{self, Frame},
     skb::Skb,
 };
 
-/// Gives packets of the node's own processes, which the kernel routed here, their tunnel key.
+/// Gives packets of the node's own processes, which the kernel routed here, their tunnel key, and answers of backends in the node's own
+/// network their service's address.
 #[classifier]
 pub fn cw_to_tunnel(ctx: TcContext) -> i32 {
     let skb = Skb::new(ctx.skb.skb);
@@ -23,13 +25,13 @@ pub fn cw_to_tunnel(ctx: TcContext) -> i32 {
         skb.set_mark(0);
         return TC_ACT_OK;
     }
-    let (mut headers, translation) = (Headers::NONE, Translation::NONE);
-    let outcome = decide(skb, &mut headers);
+    let (mut headers, mut translation) = (Headers::NONE, Translation::NONE);
+    let outcome = decide(skb, &mut headers, &mut translation, dry_run);
     outcome::finish(skb, (Hook::ToTunnel, dry_run), &headers, &translation, outcome)
 }
 
 #[inline(always)]
-fn decide(skb: Skb, headers: &mut Headers) -> Outcome {
+fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_run: bool) -> Outcome {
     match parse::read(skb, headers) {
         Frame::Ip => {}
         // Without a tunnel key the device itself discards it.
@@ -42,6 +44,13 @@ fn decide(skb: Skb, headers: &mut Headers) -> Outcome {
     let Some(route) = deliver::route(&headers.destination) else {
         return Outcome::drop(DropReason::NoSuchPod);
     };
+    // Pods know the node by its address among them; by another one they know only a service of it.
+    if deliver::node().is_some_and(|node| node.is_node_address(&headers.source)) {
+        let answered = from_host::answer(skb, headers, translation, dry_run);
+        if answered.reason != 0 {
+            return answered;
+        }
+    }
     match skb.set_tunnel(&route) {
         Ok(()) => Outcome::sent(TC_ACT_OK, Verdict::ToNode),
         Err(_) => Outcome::drop(DropReason::TunnelFailed),
