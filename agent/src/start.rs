@@ -32,7 +32,7 @@ use crate::{
     config::{Config, LoadBalancerMode, Run, Xdp},
     image::ImageStore,
     metrics::{PodMetrics, SyncMetrics},
-    net::{Network, NodeNetConfig, Ranges, Tunnel},
+    net::{Network, NodeNetConfig, Ranges, Routing, Tunnel},
     reconcile::{
         datapath::Driver,
         events::Recorder,
@@ -206,6 +206,7 @@ impl Agent<'_> {
             tunnel_id: options.vni,
             masquerade: options.masquerade,
             direct_return: options.load_balancer_mode == LoadBalancerMode::Dsr,
+            native_routing: options.routing == Routing::Native,
             xdp: match options.xdp {
                 Xdp::Off => None,
                 Xdp::Native => Some(XdpAttachment::Native),

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use causeway_abi::{
     DropReason,
-    backend::{IN_USE, READY, TERMINATING},
+    backend::{IN_USE, READY, TERMINATING, UNSETTLED},
+    conntrack::{TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_SENT},
     service::SERVICE_SOURCE_RANGES,
 };
 use causeway_tests::packet::{
@@ -162,7 +163,7 @@ fn everything_unusual_passes() -> Result<()> {
     let (mut datapath, _) = direct()?;
     datapath.previous(0, 1)?;
     passes(&datapath, &request(tcp::SYN), "a slot that is changing hands")?;
-    for flags in [IN_USE, IN_USE | READY | TERMINATING, 0] {
+    for flags in [IN_USE, IN_USE | READY | TERMINATING, IN_USE | READY | UNSETTLED, 0] {
         let (mut datapath, _) = direct()?;
         datapath.remote_backend_with(0, "10.244.2.6:8080", OTHER, flags)?;
         passes(&datapath, &request(tcp::SYN), "a backend that does not take every flow")?;
@@ -359,6 +360,118 @@ fn an_unready_backend_keeps_its_flows_and_gets_no_new_ones() -> Result<()> {
         assert_eq!(backend_of(&datapath, port, tcp::SYN)?, 7);
         assert_eq!(backend_of(&datapath, port, tcp::ACK)?, 7);
     }
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_returns_leaves_flows_where_they_began_meanwhile() -> Result<()> {
+    let (mut datapath, _) = direct()?;
+    datapath.remote_backend(1, "10.244.2.7:8080", OTHER)?;
+    datapath.service_with(VIP, TCP, &[0, 1], FROM_NETWORK)?;
+    let frame = |port: u16, flags: u8| Frame::tcp(&format!("192.0.2.7:{port}"), VIP, flags).build();
+    let slowly = |datapath: &Datapath, port: u16, flags: u8| -> Result<u8> {
+        assert_eq!(datapath.run_xdp(&frame(port, flags))?.0, Action::Pass);
+        Ok(datapath.run("cw_from_uplink", &frame(port, flags))?.frame[11])
+    };
+    // Flows of the slots of the first backend, which one of them begins before it is away.
+    let mut of_first = Vec::new();
+    for port in 40_000..40_100 {
+        let (action, out) = datapath.run_xdp(&frame(port, tcp::SYN))?;
+        assert_eq!(action, Action::Transmit);
+        if inside(&out)?[11] == 6 {
+            of_first.push(port);
+        }
+    }
+    let [before, during, after] = of_first[..3] else {
+        panic!("{of_first:?}")
+    };
+    datapath.remote_backend_with(0, "10.244.2.6:8080", OTHER, IN_USE)?;
+    assert_eq!(slowly(&datapath, during, tcp::SYN)?, 7);
+    datapath.remote_backend_with(0, "10.244.2.6:8080", OTHER, IN_USE | READY | UNSETTLED)?;
+    assert_eq!(slowly(&datapath, during, tcp::ACK)?, 7);
+    assert_eq!(slowly(&datapath, before, tcp::ACK)?, 6);
+    assert_eq!(slowly(&datapath, after, tcp::SYN)?, 6);
+    // A router on the way of an answer is heard by whoever gave it, whether the flow is written down or not.
+    for (port, backend) in [(during, 7), (of_first[3], 6)] {
+        let answer = Frame::tcp(VIP, &format!("192.0.2.7:{port}"), tcp::ACK).payload(&[0; 64]);
+        let quoted = [&[0, 0, 0x05, 0x14], &answer.build()[14..]].concat();
+        let error = Frame::icmp("203.0.113.1", "198.51.100.10", 3, 4, &quoted).build();
+        assert_eq!(datapath.run("cw_from_uplink", &error)?.frame[11], backend);
+    }
+    // A new connection from the port of an old one is not the old one's.
+    assert_eq!(slowly(&datapath, during, tcp::SYN)?, 6);
+    assert_eq!(slowly(&datapath, during, tcp::ACK)?, 6);
+    // What is left for user space: nothing is elsewhere, so the slots may decide alone again.
+    datapath.remote_backend_with(0, "10.244.2.6:8080", OTHER, IN_USE | READY)?;
+    for port in [before, during, after] {
+        let (action, out) = datapath.run_xdp(&frame(port, tcp::ACK))?;
+        assert_eq!((action, inside(&out)?[11]), (Action::Transmit, 6));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_written_down_says_how_far_the_client_has_come() -> Result<()> {
+    let (mut datapath, _) = direct()?;
+    datapath.remote_backend(1, "10.244.2.7:8080", OTHER)?;
+    datapath.previous(0, 1)?;
+    for (flags, state) in [
+        (tcp::SYN, TCP_SYN_SENT),
+        (tcp::ACK, TCP_ESTABLISHED),
+        (tcp::FIN | tcp::ACK, TCP_CLOSING),
+        (tcp::ACK, TCP_CLOSING),
+        (tcp::SYN, TCP_SYN_SENT),
+    ] {
+        datapath.run("cw_from_uplink", &request(flags))?;
+        let flows = datapath.direct_flows()?;
+        assert_eq!((flows.len(), flows[0].1.tcp_state), (1, state), "{flags:#x}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_to_this_node_leaves_nothing_of_an_earlier_one() -> Result<()> {
+    let (mut datapath, _) = direct()?;
+    datapath.previous(0, 0)?;
+    datapath.run("cw_from_uplink", &request(tcp::SYN))?;
+    assert_eq!(datapath.direct_flows()?.len(), 1);
+    datapath.backend(1, "10.244.1.6:8080")?;
+    datapath.service_with(VIP, TCP, &[1], FROM_NETWORK)?;
+    let out = datapath.run("cw_from_uplink", &request(tcp::ACK))?;
+    assert_eq!(out.frame[11], 6, "the earlier one goes on");
+    datapath.run("cw_from_uplink", &request(tcp::SYN))?;
+    assert_eq!(datapath.direct_flows()?, []);
+    assert_eq!(datapath.flows("CONNTRACK_NEW")?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn with_native_routing_known_flows_and_their_answers_go_without_the_tunnel() -> Result<()> {
+    let mut datapath = node()?;
+    datapath.route_natively()?;
+    datapath.native_route("10.244.2.0", 24)?;
+    datapath.neighbour("10.244.2.6")?;
+    datapath.remote_backend(0, "10.244.2.6:8080", OTHER)?;
+    let id = datapath.service_with(VIP, TCP, &[0], FROM_NETWORK)?;
+    assert_eq!(datapath.run_xdp(&request(tcp::SYN))?.0, Action::Pass);
+    let slow = datapath.run("cw_from_uplink", &request(tcp::SYN))?;
+    let (action, out) = datapath.run_xdp(&request(tcp::ACK))?;
+    let sent = decode(&out);
+    assert_eq!((action, sent.path()), (Action::Transmit, decode(&slow.frame).path()));
+    assert_eq!((sent.to_mac, sent.from_mac), (last_mac(6), UPLINK_MAC));
+    assert_eq!(
+        (out.len(), out[22]),
+        (request(tcp::ACK).len(), request(tcp::ACK)[22] - 1)
+    );
+
+    let answer = Frame::tcp("10.244.2.6:8080", &sent.source.to_string(), tcp::SYN | tcp::ACK).build();
+    let (action, back) = datapath.run_xdp(&answer)?;
+    let client = decode(&back);
+    assert_eq!((action, client.path()), (Action::Transmit, format!("{VIP} > {CLIENT}")));
+    assert_eq!((client.to_mac, client.from_mac), (last_mac(7), UPLINK_MAC));
+    assert_eq!(datapath.counters(id)?.packets, 3);
+    let other = Frame::tcp("10.244.2.6:8080", "10.244.1.1:20000", tcp::ACK).build();
+    assert_eq!(datapath.run_xdp(&other)?, (Action::Pass, other), "an unknown flow");
     Ok(())
 }
 

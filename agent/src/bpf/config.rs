@@ -23,6 +23,8 @@ pub struct DatapathConfig {
     pub masquerade: bool,
     /// Whether backends on other nodes answer clients in the network directly, instead of through this node.
     pub direct_return: bool,
+    /// Whether pods of other nodes are reached by the kernel's routes and not through the tunnel.
+    pub native_routing: bool,
     /// Underlay addresses of the node, at most one of each family.
     pub node_addresses: Vec<IpAddr>,
     /// The node's addresses in its pod ranges, at most one of each family.

@@ -20,7 +20,7 @@ use aya::{
 use causeway_abi::{
     ABI_VERSION, Address, DropReason,
     counter::{DropCounters, ServiceCounters},
-    node::{DIRECT_RETURN, MASQUERADE, NodeConfig},
+    node::{DIRECT_RETURN, MASQUERADE, NATIVE_ROUTING, NodeConfig},
 };
 use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
 
@@ -442,12 +442,18 @@ fn first(addresses: &[IpAddr], is_of_family: fn(&IpAddr) -> bool) -> Address {
     found.map_or_else(Address::default, |address| Address::from_ip(*address))
 }
 
+fn flag(is: bool, bit: u32) -> u32 {
+    if is { bit } else { 0 }
+}
+
 fn node_config(config: &DatapathConfig) -> NodeConfig {
     NodeConfig {
         abi_version: ABI_VERSION,
         tunnel_ifindex: config.tunnel_ifindex,
         uplink_ifindex: config.uplink_ifindex,
-        flags: if config.masquerade { MASQUERADE } else { 0 } | if config.direct_return { DIRECT_RETURN } else { 0 },
+        flags: flag(config.masquerade, MASQUERADE)
+            | flag(config.direct_return, DIRECT_RETURN)
+            | flag(config.native_routing, NATIVE_ROUTING),
         node_address: first(&config.node_addresses, IpAddr::is_ipv4),
         router_address: first(&config.router_addresses, IpAddr::is_ipv4),
         node_address6: first(&config.node_addresses, IpAddr::is_ipv6),

@@ -62,6 +62,7 @@ impl Causeway {
             // Clients outside call pods by their own addresses too, and are to be answered from there.
             masquerade: false,
             direct_return: settings.direct_return,
+            native_routing: false,
             xdp: settings.xdp.then_some(XdpAttachment::Native),
             node_addresses: vec![machine.address().into()],
             router_addresses: vec![machine.router().into()],

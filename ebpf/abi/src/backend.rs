@@ -16,7 +16,7 @@ pub struct Backend {
     pub protocol: u8,
     /// Zero.
     pub reserved: u8,
-    /// [`READY`], [`TERMINATING`], [`LOCAL`], [`IN_USE`], [`READY_ALWAYS`].
+    /// [`READY`], [`TERMINATING`], [`LOCAL`], [`IN_USE`], [`READY_ALWAYS`], [`UNSETTLED`].
     pub flags: u32,
     /// Moves on each time the index is given to another backend; flows remember it.
     pub generation: u32,
@@ -38,3 +38,6 @@ pub const LOCAL: u32 = 1 << 2;
 pub const IN_USE: u32 = 1 << 3;
 /// READY whatever probes say, for services that publish not-ready addresses. Only user space looks at it.
 pub const READY_ALWAYS: u32 = 1 << 4;
+/// Takes new connections again, after a time when it did not: flows of its slots that began meanwhile are with others and written
+/// down ([`crate::direct`]), so its slots do not decide alone. Set in one step with [`READY`], cleared when none of those is left.
+pub const UNSETTLED: u32 = 1 << 5;

@@ -1,7 +1,7 @@
 //! `DIRECT_FLOWS`: flows that go to a backend on another node whose answers do not come back through this one.
 //!
 //! The service's table alone decides where they go, and nothing is written down of them, but where a slot is changing hands or
-//! its backend takes no new connections. The key is a [`crate::conntrack::FlowKey`] in the client's direction.
+//! its backend takes no new connections, or did not a moment ago. The key is a [`crate::conntrack::FlowKey`] in the client's direction.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -15,5 +15,10 @@ pub struct DirectFlow {
     pub backend: u32,
     /// The backend's generation when the flow was written down.
     pub generation: u32,
+    /// [`crate::conntrack::TCP_SYN_SENT`] and following, as far as the client's packets tell. It says how long the flow may be silent
+    /// ([`crate::conntrack::timeout_seconds`]).
+    pub tcp_state: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
-const _: () = assert!(size_of::<DirectFlow>() == 16);
+const _: () = assert!(size_of::<DirectFlow>() == 24);

@@ -14,7 +14,7 @@ pub struct NodeConfig {
     pub tunnel_ifindex: u32,
     /// Interface index of the uplink; 0 for none.
     pub uplink_ifindex: u32,
-    /// [`MASQUERADE`], [`DIRECT_RETURN`].
+    /// [`MASQUERADE`], [`DIRECT_RETURN`], [`NATIVE_ROUTING`].
     pub flags: u32,
     /// Underlay address of the node, of IPv4; zero for none.
     pub node_address: Address,
@@ -81,3 +81,5 @@ pub const MASQUERADE: u32 = 1 << 0;
 /// Packets from the network for a backend on another node go there with their addresses as they are, and that node answers the
 /// client directly ([`crate::direct`]); without it, they get this node as their source, and answers come back through it.
 pub const DIRECT_RETURN: u32 = 1 << 1;
+/// Pods of other nodes are reached by the kernel's routes and not through the tunnel, and their answers come so.
+pub const NATIVE_ROUTING: u32 = 1 << 2;

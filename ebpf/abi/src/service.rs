@@ -64,8 +64,8 @@ pub struct Slot {
     /// Index into `BACKENDS`.
     pub backend: u32,
     /// The backend that the hashes of this slot had before it last changed hands, or [`NO_BACKEND`]. Remembered for a time (120
-    /// seconds, a parameter of the agent) and then cleared by one aligned store of eight bytes; cleared before that backend's
-    /// index can go to another. A table that grows doubles, so each of its slots has one predecessor; where slots were merged,
+    /// seconds, a parameter of the agent) and then cleared by one aligned store of eight bytes. Before that backend's index can go
+    /// to another, the slot's own backend takes its place: then no backend is remembered, but flows that are written down still are. A table that grows doubles, so each of its slots has one predecessor; where slots were merged,
     /// the first of them speaks for all.
     pub previous: u32,
 }

@@ -344,6 +344,7 @@ impl Node {
             tunnel_id: 1,
             masquerade: true,
             direct_return: self.settings.direct_return,
+            native_routing: self.settings.routing == Routing::Native,
             xdp: self.settings.xdp,
             node_addresses: self.underlay_addresses(),
             router_addresses: self.ranges().routers(),
@@ -705,7 +706,7 @@ fn sizes() -> MapSizes {
         socket_replies: 1_024,
         affinity: 1_024,
         source_ranges: 64,
-    }
         fragments: 1_024,
         held_fragments: 128,
+    }
 }

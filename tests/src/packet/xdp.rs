@@ -10,7 +10,7 @@ use causeway_abi::{
     backend::{Backend, IN_USE, READY},
     conntrack::FlowKey,
     direct::DirectFlow,
-    node::{DIRECT_RETURN, NodeConfig},
+    node::{DIRECT_RETURN, NATIVE_ROUTING, NodeConfig},
     service::{NO_BACKEND, Slot},
 };
 use causeway_maps::Plain;
@@ -62,9 +62,18 @@ impl Datapath {
 
     /// Lets backends' nodes answer clients directly.
     pub fn return_directly(&mut self) -> Result<()> {
+        self.set_node_flag(DIRECT_RETURN)
+    }
+
+    /// Lets packets for pods of other nodes go by the kernel's routes.
+    pub fn route_natively(&mut self) -> Result<()> {
+        self.set_node_flag(NATIVE_ROUTING)
+    }
+
+    fn set_node_flag(&mut self, flag: u32) -> Result<()> {
         let mut map: Array<&mut MapData, Plain<NodeConfig>> = self.map_mut("NODE")?.try_into()?;
         let Plain(mut node) = map.get(&0, 0)?;
-        node.flags |= DIRECT_RETURN;
+        node.flags |= flag;
         Ok(map.set(0, Plain(node), 0)?)
     }
 

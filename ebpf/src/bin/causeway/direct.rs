@@ -2,8 +2,9 @@
 //! it at the backend's node.
 //!
 //! The service's table alone decides where a flow goes, at every node alike, so nothing is written down of it, and a flood of
-//! openings leaves no trace. It is not enough while a slot is changing hands or its backend takes no new connections: of flows that
-//! meet such a slot the backend is kept in `DIRECT_FLOWS`.
+//! openings leaves no trace. It is not enough while a slot is changing hands, or its backend takes no new connections, or did not a moment
+//! ago: of flows that meet such a slot the backend is kept in `DIRECT_FLOWS`. User space sees to it that nothing is kept there of the
+//! flows of other slots, where a later connection from the same port would leave it as it is.
 
 use core::ptr;
 
@@ -14,8 +15,8 @@ use aya_ebpf::{
 };
 use causeway_abi::{
     Address, DropReason,
-    backend::{Backend, IN_USE, LOCAL, READY, TERMINATING},
-    conntrack::{TCP_ESTABLISHED, timeout_seconds},
+    backend::{Backend, IN_USE, LOCAL, READY, TERMINATING, UNSETTLED},
+    conntrack::TCP_SYN_SENT,
     direct::DirectFlow,
     event::Choice,
     node::DIRECT_RETURN,
@@ -23,7 +24,7 @@ use causeway_abi::{
     service::{NO_BACKEND, SCOPE_NODE, Service},
 };
 use causeway_ebpf::{
-    direct::Chosen,
+    direct::{Chosen, expired, next_state},
     flow::{Translation, forward_key, hash, service_key},
     packet::Packet as _,
     parse::{Headers, parse_embedded, protocol},
@@ -55,7 +56,7 @@ pub fn decided(service: &Service, hash: u32) -> Option<(u32, &'static Backend)> 
         return None;
     }
     let backend = BACKENDS.get(slot.backend)?;
-    let takes_all = backend.flags & (IN_USE | READY | TERMINATING | LOCAL) == IN_USE | READY;
+    let takes_all = backend.flags & (IN_USE | READY | TERMINATING | LOCAL | UNSETTLED) == IN_USE | READY;
     (takes_all && backend.node_v4_be != 0).then_some((slot.backend, backend))
 }
 
@@ -75,7 +76,10 @@ pub fn send(
     }
     // SAFETY: all pointers are valid. So below.
     let mut index = match unsafe { cw_direct(headers, service, dry_run.into()) } {
-        TRANSLATED => return None,
+        TRANSLATED => {
+            strike_out(headers, dry_run);
+            return None;
+        }
         index => index,
     };
     if index == NO_BACKEND as u64 {
@@ -87,6 +91,7 @@ pub fn send(
     }
     let backend = balance::backend(index as u32)?;
     if backend.node_v4_be == 0 || backend.address.to_v4().is_none() {
+        strike_out(headers, dry_run);
         return None;
     }
     if index & WRITE_DOWN != 0 && !dry_run {
@@ -125,7 +130,7 @@ unsafe extern "C" fn cw_direct(headers: *const Headers, service: *const Service,
         }
         return index.into();
     }
-    if conntrack::peek(&key).is_some() {
+    if conntrack::is_known(&key) {
         return TRANSLATED;
     }
     if headers.opens_connection() {
@@ -136,42 +141,54 @@ unsafe extern "C" fn cw_direct(headers: *const Headers, service: *const Service,
         // SAFETY: the map returned a valid element; one that is reused meanwhile costs one packet.
         let flow = unsafe { &mut *flow };
         let now = now_ns();
-        let takes = balance::is_alive(flow.backend, flow.generation);
-        let timeout_ns = timeout_seconds(headers.protocol, TCP_ESTABLISHED) * 1_000_000_000;
-        if takes && now < flow.last_seen_ns + timeout_ns {
-            if now > flow.last_seen_ns + TOUCH_NS && dry_run == 0 {
-                flow.last_seen_ns = now;
-            }
+        if balance::is_alive(flow.backend, flow.generation) && !expired(flow, headers.protocol, now) {
             if dry_run != 0 {
                 balance::explain(service, hash, flow.backend, 0, Choice::Conntrack);
+                return flow.backend.into();
+            }
+            let state = next_state(flow.tcp_state, headers.protocol, headers.flags);
+            if state != flow.tcp_state || now > flow.last_seen_ns + TOUCH_NS {
+                flow.tcp_state = state;
+                flow.last_seen_ns = now;
             }
             return flow.backend.into();
         }
     }
-    if service.affinity_seconds != 0 || service.slot_count == 0 {
-        return NO_BACKEND.into();
+    match unwritten(service, hash, headers.protocol) {
+        NO_BACKEND => NO_BACKEND.into(),
+        index => u64::from(index) | WRITE_DOWN,
     }
-    // A flow that began before it had to be written down: with whoever had its slot then.
+}
+
+/// The backend of a flow that began before it had to be written down: whoever had its slot then. [`NO_BACKEND`] when that is not
+/// known.
+#[inline(always)]
+fn unwritten(service: &Service, hash: u32, protocol: u8) -> u32 {
+    if service.affinity_seconds != 0 || service.slot_count == 0 {
+        return NO_BACKEND;
+    }
     let Some(slot) = SLOTS.get(slot(service, hash)) else {
-        return NO_BACKEND.into();
+        return NO_BACKEND;
     };
     let keeps = |index: u32| {
         BACKENDS.get(index).is_some_and(|backend| {
-            if headers.protocol == protocol::TCP {
+            let takes = if protocol == protocol::TCP {
                 backend.flags & IN_USE != 0
             } else {
                 // Datagrams do not tell whether their flow is new.
                 matches!(eligibility(backend.flags), Eligibility::Ready)
-            }
+            };
+            // The connection table has the flows of the others.
+            takes && backend.node_v4_be != 0
         })
     };
     if slot.previous != NO_BACKEND && keeps(slot.previous) {
-        return u64::from(slot.previous) | WRITE_DOWN;
+        slot.previous
+    } else if keeps(slot.backend) {
+        slot.backend
+    } else {
+        NO_BACKEND
     }
-    if keeps(slot.backend) {
-        return u64::from(slot.backend) | WRITE_DOWN;
-    }
-    NO_BACKEND.into()
 }
 
 #[unsafe(no_mangle)]
@@ -185,11 +202,32 @@ unsafe extern "C" fn cw_write_down(headers: *const Headers, backend: u32, genera
         last_seen_ns: now_ns(),
         backend,
         generation,
+        tcp_state: next_state(TCP_SYN_SENT, headers.protocol, headers.flags),
+        reserved: [0; 7],
     };
     DIRECT_FLOWS
         .insert(&forward_key(headers), &flow, BPF_ANY.into())
         .is_ok()
         .into()
+}
+
+/// Forgets what was written down of an earlier connection from the same port, when another begins that is not sent on directly.
+#[inline(always)]
+fn strike_out(headers: &Headers, dry_run: bool) {
+    if headers.opens_connection() && !dry_run {
+        // SAFETY: the pointer is valid.
+        unsafe { cw_strike_out(headers) };
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_strike_out(headers: *const Headers) -> u32 {
+    // SAFETY: checked for null, and valid as `send` passes it.
+    match unsafe { headers.as_ref() } {
+        Some(headers) => DIRECT_FLOWS.remove(forward_key(headers)).is_ok().into(),
+        None => 0,
+    }
 }
 
 /// Sends a packet whose translation only names its backend to that backend's node.
@@ -266,13 +304,16 @@ unsafe extern "C" fn cw_direct_error(skb: *mut __sk_buff, headers: *const Header
         return NO_BACKEND;
     };
     let key = forward_key(&sent);
-    if let Some((index, _)) = decided(&service, hash(&key)) {
+    let hash = hash(&key);
+    if let Some((index, _)) = decided(&service, hash) {
         return index;
     }
     // SAFETY: as above.
     match unsafe { DIRECT_FLOWS.get(&key) } {
-        Some(flow) if balance::is_alive(flow.backend, flow.generation) => flow.backend,
-        _ => NO_BACKEND,
+        Some(flow) if balance::is_alive(flow.backend, flow.generation) && !expired(flow, sent.protocol, now_ns()) => {
+            flow.backend
+        }
+        _ => unwritten(&service, hash, sent.protocol),
     }
 }
 

@@ -65,6 +65,8 @@ pub enum Action {
     Wait(u64),
     /// The collector runs.
     Collect,
+    /// Slots forget whose they were, where nothing that is written down speaks against it.
+    Settle,
 }
 
 /// A backend.

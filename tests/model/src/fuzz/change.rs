@@ -1,18 +1,22 @@
 //! What changes in a sequence beside its packets: for the model, and in the programs' maps.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use causeway_abi::backend::{IN_USE, LOCAL, READY, TERMINATING};
+use causeway_abi::backend::{IN_USE, LOCAL, READY, TERMINATING, UNSETTLED};
+use causeway_abi::conntrack::{FlowKey, timeout_seconds};
+use causeway_abi::direct::DirectFlow;
 use causeway_abi::service::{
     NO_BACKEND, SCOPE_CLUSTER, SCOPE_NODE, SERVICE_SOURCE_RANGES, ServiceKey, Slot, SourceRangeKey,
 };
 
 use super::case::{BackendSpec, ServiceSpec, VipSpec};
 use super::compare;
-use super::kernel::{BACKENDS, SERVICES, SLOTS};
+use super::kernel::{BACKENDS, SERVICES, SLOTS, clock};
 use super::run::Sequence;
 use super::world::{self, mapped};
+use crate::model::flows::Side;
 use crate::model::tables::{Backend, Scope, Service, Vip};
 
 /// Each service has this many slots to itself.
@@ -33,15 +37,6 @@ impl Sequence<'_> {
         if self.model.tables.pods.contains_key(&spec.address.ip()) {
             flags |= LOCAL;
         }
-        let value = causeway_abi::backend::Backend {
-            address: mapped(spec.address.ip()),
-            port_be: spec.address.port().to_be(),
-            flags,
-            generation: spec.generation,
-            node_v4_be: world::node_of(spec.address.ip()).map_or(0, |node| u32::from_ne_bytes(node.octets())),
-            ..causeway_abi::backend::Backend::default()
-        };
-        self.runner.kernel.backends.put(spec.index as usize, &value);
         let backend = Backend {
             address: spec.address,
             ready: spec.ready,
@@ -51,9 +46,96 @@ impl Sequence<'_> {
         let before = self.model.tables.backends.insert(spec.index, backend);
         let takes = |backend: &Backend| backend.ready && !backend.terminating;
         let took = before.is_some_and(|before| takes(&before) && before.generation == backend.generation);
-        if takes(&backend) && !took {
-            self.model.tables.arrivals += 1;
+        let has_slots = self.slots.values().flatten().any(|slot| slot.backend == spec.index);
+        if takes(&backend) && !took && has_slots {
+            // Flows of its slots began elsewhere meanwhile.
+            self.unsettled.insert(spec.index);
         }
+        if takes(&backend) && self.unsettled.contains(&spec.index) {
+            flags |= UNSETTLED;
+        }
+        self.runner
+            .kernel
+            .backends
+            .put(spec.index as usize, &value(spec, flags));
+        Ok(())
+    }
+
+    /// What the agent does when enough time has passed: slots forget whose they were, and decide alone again where nothing that is
+    /// written down speaks against it. The agent looks at each slot; here, where no hash is known, at each service.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let (keys, values) = self.runner.kernel.direct.all()?;
+        let clock = clock()?;
+        let backends = &self.model.tables.backends;
+        let goes_on = |(key, flow): &(FlowKey, DirectFlow)| {
+            let patience = Duration::from_secs(timeout_seconds(key.protocol, flow.tcp_state));
+            let is_there = backends
+                .get(&flow.backend)
+                .is_some_and(|backend| backend.generation == flow.generation);
+            is_there && clock <= Duration::from_nanos(flow.last_seen_ns) + patience
+        };
+        let written: Vec<(FlowKey, DirectFlow)> = keys.into_iter().zip(values).filter(goes_on).collect();
+        let mut restless = BTreeSet::new();
+        for (spec, slots) in &mut self.slots {
+            let Some(service) = self.model.tables.services.get_mut(&vip(spec)) else {
+                continue;
+            };
+            let flows: Vec<_> = written.iter().filter(|(key, _)| is_for(key, spec)).collect();
+            let now = self.model.tables.now;
+            let is_translated = self.model.tables.flows.iter().any(|flow| {
+                flow.vip == spec.address && flow.protocol == spec.protocol && flow.is_known_to(Side::Client, now)
+            });
+            let owners: BTreeSet<u32> = slots.iter().map(|slot| slot.backend).collect();
+            let is_elsewhere = |flow: &DirectFlow| owners.len() > 1 || !owners.contains(&flow.backend);
+            if is_translated || flows.iter().any(|(_, flow)| is_elsewhere(flow)) {
+                restless.extend(owners);
+                continue;
+            }
+            for slot in slots.iter_mut().filter(|slot| slot.previous != NO_BACKEND) {
+                slot.previous = NO_BACKEND;
+            }
+            let base = self.programmed.get(spec).map_or(0, |(_, id, _)| id * SLOTS_EACH);
+            for (place, slot) in slots.iter().enumerate() {
+                self.runner.kernel.slots.put(base as usize + place, slot);
+            }
+            for (key, _) in flows {
+                self.runner.kernel.direct.remove(key)?;
+            }
+            // Who was silent since the last change is not known any more.
+            let before = service.changes;
+            service.changes += 1;
+            service.previous.clear();
+            if let Some((changes, ..)) = self.programmed.get_mut(spec) {
+                *changes = service.changes;
+            }
+            for (tuple, flow) in &mut self.model.tables.direct {
+                if tuple.destination == spec.address && tuple.protocol == spec.protocol && flow.changes == before {
+                    flow.changes = service.changes;
+                }
+            }
+        }
+        let settled: Vec<u32> = self.unsettled.difference(&restless).copied().collect();
+        for index in settled {
+            self.unsettled.remove(&index);
+            let backends = &self.runner.kernel.backends;
+            let present = backends.get(index as usize);
+            let flags = present.flags & !UNSETTLED;
+            backends.put(index as usize, &causeway_abi::backend::Backend { flags, ..present });
+        }
+        Ok(())
+    }
+
+    /// Nothing is left of flows of an address that another service may get.
+    fn forget_flows_of(&mut self, spec: &VipSpec) -> Result<()> {
+        for key in self.runner.kernel.direct.all()?.0 {
+            if is_for(&key, spec) {
+                self.runner.kernel.direct.remove(&key)?;
+            }
+        }
+        self.model
+            .tables
+            .direct
+            .retain(|tuple, _| tuple.destination != spec.address || tuple.protocol != spec.protocol);
         Ok(())
     }
 
@@ -77,6 +159,9 @@ impl Sequence<'_> {
         let count = if spec.backends.is_empty() { 0 } else { spec.slots };
         let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
         let before = self.slots.remove(&spec.vip).unwrap_or_default();
+        if before.is_empty() {
+            self.forget_flows_of(&spec.vip)?;
+        }
         let slots: Vec<Slot> = (0..)
             .zip(&table)
             .map(|(i, backend)| follow(&before, i, table.len(), *backend))
@@ -132,6 +217,8 @@ impl Sequence<'_> {
 
     pub(super) fn no_service(&mut self, spec: &VipSpec) -> Result<()> {
         self.model.tables.services.remove(&vip(spec));
+        self.slots.remove(spec);
+        self.forget_flows_of(spec)?;
         self.runner.kernel.services.remove(&service_key(spec))
     }
 
@@ -158,6 +245,24 @@ impl Sequence<'_> {
             self.runner.kernel.flows.remove(&key)?;
         }
         Ok(())
+    }
+}
+
+/// Whether a flow that is written down is one of clients in the network for this service.
+fn is_for(key: &FlowKey, spec: &VipSpec) -> bool {
+    let is_it = key.destination == mapped(spec.address.ip()) && key.destination_port_be == spec.address.port().to_be();
+    is_it && key.protocol == spec.protocol && spec.scope == Scope::Node
+}
+
+/// The element of a backend.
+fn value(spec: &BackendSpec, flags: u32) -> causeway_abi::backend::Backend {
+    causeway_abi::backend::Backend {
+        address: mapped(spec.address.ip()),
+        port_be: spec.address.port().to_be(),
+        flags,
+        generation: spec.generation,
+        node_v4_be: world::node_of(spec.address.ip()).map_or(0, |node| u32::from_ne_bytes(node.octets())),
+        ..causeway_abi::backend::Backend::default()
     }
 }
 

@@ -184,6 +184,13 @@ impl Draft<'_> {
                 let seconds = self.random.pick(&WAITS);
                 self.push(Action::Wait(seconds));
             }
+            97 | 98 => {
+                if self.random.percent(60) {
+                    let seconds = self.random.pick(&[70, 301, 8_001]);
+                    self.push(Action::Wait(seconds));
+                }
+                self.push(Action::Settle);
+            }
             _ => {
                 self.push(Action::Collect);
             }

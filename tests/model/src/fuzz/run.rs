@@ -1,6 +1,6 @@
 //! The model and the programs go through a sequence side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub(super) struct Sequence<'a> {
     pub(super) programmed: BTreeMap<VipSpec, (u32, u32, u32)>,
     /// Source ranges by service id, as they are in the map.
     pub(super) ranges: BTreeMap<u32, Vec<SourceRangeKey>>,
+    /// Backends whose slots do not decide alone.
+    pub(super) unsettled: BTreeSet<u32>,
     packets: u64,
     by_xdp: u64,
 }
@@ -143,25 +145,26 @@ impl<'a> Sequence<'a> {
         runner.kernel.set_node(&world::node(case.direct));
         let mut tables = tables();
         tables.node.direct = case.direct;
+        tables.is_mute = case.mute;
         Self {
             runner,
-        tables.is_mute = case.mute;
             model: Model::new(tables),
             slots: BTreeMap::new(),
             programmed: BTreeMap::new(),
             made: BTreeMap::new(),
             ranges: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             packets: 0,
             by_xdp: 0,
         }
     }
 
     fn run(mut self, case: &Case, thorough: bool, begun: Duration) -> Result<Outcome> {
+        // A sequence has fewer messages than may be sent at once.
+        self.runner.kernel.set_mute(case.mute)?;
         for step in &case.steps {
             let difference = self.step(step.id, &step.action, case.watched, begun)?;
             let difference = match difference {
-        // A sequence has fewer messages than may be sent at once.
-        self.runner.kernel.set_mute(case.mute)?;
                 None if thorough => self.compare(begun)?,
                 difference => difference,
             };
@@ -193,6 +196,7 @@ impl<'a> Sequence<'a> {
             Action::NoService(vip) => self.no_service(vip)?,
             Action::Wait(seconds) => self.wait(Duration::from_secs(*seconds), begun)?,
             Action::Collect => self.collect()?,
+            Action::Settle => self.settle()?,
             Action::Packet(spec) => {
                 if spec.from.is_ipv4() == spec.to.is_ipv4() {
                     return self.packet(id, spec.at, &craft::packet(spec), spec.mark, watched);
@@ -319,10 +323,6 @@ impl<'a> Sequence<'a> {
     /// What a step's packet became, and where whoever got it is heard.
     fn other_end(&self, step: u32) -> Option<(&Made, Hook)> {
         let made = self.made.get(&step)?;
-        let at = match (made.verdict, made.at) {
-            (Verdict::ToPod, _) => Hook::FromPod,
-            (Verdict::ToNode, _) => Hook::FromTunnel,
-            (Verdict::ToNetwork | Verdict::ToStack, _) => Hook::FromUplink,
         if made.verdict == Verdict::ToStack
             && let Frame::Ip(packet) = frame::read(&made.became)
             && self.model.tables.node.addresses.contains(&packet.destination)
@@ -331,6 +331,10 @@ impl<'a> Sequence<'a> {
             let is_pod = self.model.tables.route(packet.source) == Some(Route::Tunnel);
             return Some((made, if is_pod { Hook::ToTunnel } else { Hook::ToUplink }));
         }
+        let at = match (made.verdict, made.at) {
+            (Verdict::ToPod, _) => Hook::FromPod,
+            (Verdict::ToNode, _) => Hook::FromTunnel,
+            (Verdict::ToNetwork | Verdict::ToStack, _) => Hook::FromUplink,
             _ => return None,
         };
         Some((made, at))

@@ -228,6 +228,21 @@ impl<V: Plain> Mapped<V> {
         })
     }
 
+    /// Reads an element.
+    pub fn get(&self, index: usize) -> V {
+        assert!(index < self.elements, "element {index} of {}", self.elements);
+        let mut value = V::new_zeroed();
+        // SAFETY: inside the mapping, as just checked; any bytes are a valid element.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                self.start.add(index * Self::STRIDE),
+                ptr::from_mut(&mut value).cast(),
+                size_of::<V>(),
+            );
+        }
+        value
+    }
+
     /// Writes an element. Nothing runs meanwhile: programs run only when this thread lets them.
     pub fn put(&self, index: usize, value: &V) {
         assert!(index < self.elements, "element {index} of {}", self.elements);

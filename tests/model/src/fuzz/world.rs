@@ -108,12 +108,11 @@ pub fn tables() -> Tables {
         services: BTreeMap::new(),
         backends: BTreeMap::new(),
         flows: Flows::default(),
-        arrivals: 0,
         direct: BTreeMap::new(),
         fragments: BTreeMap::new(),
+        held: BTreeMap::new(),
         held_ever: 0,
         is_mute: false,
-        held: BTreeMap::new(),
         affinity: BTreeMap::new(),
         drops: BTreeMap::new(),
         counts: BTreeMap::new(),
@@ -131,8 +130,8 @@ pub fn node(direct: bool) -> NodeConfig {
     [node.node_address, node.node_address6] = NODE.map(ip).map(mapped);
     [node.router_address, node.router_address6] = ROUTER.map(ip).map(mapped);
     node.tunnel_port_be = TUNNEL_PORT.to_be();
-    node.held_fragments = HELD;
     node.tunnel_id = VNI;
+    node.held_fragments = HELD;
     node
 }
 

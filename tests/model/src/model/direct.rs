@@ -2,9 +2,7 @@
 //! backend is meant stands in the MAC addresses of the frame inside the tunnel.
 //!
 //! The node that sends need write nothing down, so the model, which remembers every flow, asks more of it than its tables could tell: a
-//! flow stays with its backend while that is there, whoever else goes. It does not ask that when a backend comes, or comes back: its
-//! places of the table are its own again at once, and so are flows that began at them meanwhile. Nor does it ask that of connections
-//! whose ports were with another backend before: what was written down then may be found.
+//! flow stays with its backend while that is there, whoever else comes, goes, or comes back.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -14,10 +12,10 @@ use causeway_abi::service::NO_BACKEND;
 
 use super::choose::candidates;
 use super::edit;
-use super::flows::{Side, State, Tuple, patience};
-use super::frame::{Packet, Quoted, protocol};
+use super::flows::{Flow, Side, State, Tuple, patience};
+use super::frame::{Packet, Quoted, flag, protocol};
 use super::paths::MARK_TUNNEL_KEY;
-use super::tables::{Backend, Scope, Service, Vip};
+use super::tables::{Backend, Route, Scope, Service, Vip};
 use super::{Behalf, Expected, Fate, Model};
 use causeway_abi::DropReason;
 
@@ -32,10 +30,8 @@ pub struct DirectFlow {
     pub heard: Duration,
     /// How often the service's table had changed then.
     pub changes: u32,
-    /// How many backends had come when it began.
-    pub arrivals: u32,
-    /// Whether the same ports were with another backend before: that may have been written down, and this not.
-    pub is_another: bool,
+    /// As far as the client's packets tell.
+    pub state: State,
 }
 
 /// The MAC addresses that name a backend: its port behind the first prefix, its address behind the second.
@@ -57,6 +53,24 @@ pub fn named(frame: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// What a client's packet makes of its flow; `None` for one that was not known.
+fn state_after(before: Option<State>, packet: &Packet) -> State {
+    let flags = packet.tcp_flags();
+    if packet.protocol != protocol::TCP {
+        State::Established
+    } else if flags & flag::RST != 0 {
+        State::Reset
+    } else if packet.opens() {
+        State::Opening
+    } else if let Some(state @ (State::Closing | State::Reset)) = before {
+        state
+    } else if flags & flag::FIN != 0 {
+        State::Closing
+    } else {
+        State::Established
+    }
+}
+
 impl Model {
     /// A client's packet that goes on as it is; `None` where it is for a backend of this node, or translated already.
     pub(super) fn directly(&mut self, frame: &[u8], packet: &Packet, service: &Service) -> Option<Expected> {
@@ -70,8 +84,8 @@ impl Model {
             destination: vip,
         };
         let went_to = self.hint.direct;
-        if let Some(since) = self.translated_since(&tuple, packet) {
-            if went_to.is_some() && since == self.tables.arrivals {
+        if let Some(flow) = self.translated(&tuple, packet) {
+            if went_to.is_some() && !flow.sent_here {
                 self.complaints
                     .push("direct: a flow that is translated here was sent to another node".to_owned());
             }
@@ -91,16 +105,17 @@ impl Model {
             None => self.free(tuple, packet, service, went_to?)?,
         };
         let backend = self.tables.backends[&index];
-        let last = self.tables.direct.get(&tuple);
-        let is_another = last.is_some_and(|last| last.is_another || last.backend != index);
-        let before = last.filter(|last| last.backend == index);
+        let last = self.tables.direct.get(&tuple).filter(|last| {
+            let is_same = (last.backend, last.generation) == (index, backend.generation);
+            is_same && self.tables.now <= last.heard + patience(packet.protocol, last.state)
+        });
+        let last = last.map(|last| last.state);
         let flow = DirectFlow {
             backend: index,
             generation: backend.generation,
             heard: self.tables.now,
             changes: service.changes,
-            arrivals: before.map_or(self.tables.arrivals, |before| before.arrivals),
-            is_another,
+            state: state_after(last, packet),
         };
         self.tables.direct.insert(tuple, flow);
         let behalf = Behalf {
@@ -112,15 +127,26 @@ impl Model {
         Some(Self::to_node(frame, &backend, behalf))
     }
 
-    /// How many backends had come when the flow began that a packet goes on with, if it is one that is translated.
-    fn translated_since(&self, tuple: &Tuple, packet: &Packet) -> Option<u32> {
-        let flow = self.tables.flows.of_client(tuple).filter(|flow| {
+    /// Whether a flow is known here as one that is translated.
+    pub(super) fn translated_still(&self, tuple: &Tuple) -> bool {
+        let flow = self.tables.flows.of_client(tuple);
+        flow.is_some_and(|flow| flow.is_known_to(Side::Client, self.tables.now))
+    }
+
+    /// Whether a flow's packets could go to another node as they are.
+    pub(super) fn may_go_directly(&self, flow: &Flow) -> bool {
+        let is_elsewhere = self.tables.route(flow.answerer.ip()) == Some(Route::Tunnel);
+        self.tables.node.direct && flow.client.is_ipv4() && is_elsewhere
+    }
+
+    /// The flow that a packet goes on with, if it is one that is translated.
+    fn translated(&self, tuple: &Tuple, packet: &Packet) -> Option<&Flow> {
+        self.tables.flows.of_client(tuple).filter(|flow| {
             let is_there = flow
                 .backend
                 .is_none_or(|(index, generation)| self.tables.backend(index, generation).is_some());
             is_there && flow.is_known_to(Side::Client, self.tables.now) && !packet.opens()
-        });
-        flow.map(|flow| flow.arrivals)
+        })
     }
 
     /// The backend that a packet must go to, because its flow did before.
@@ -135,21 +161,23 @@ impl Model {
         } else {
             takes
         };
-        let is_fresh = self.tables.now <= flow.heard + patience(packet.protocol, State::Established);
-        let is_its_own = flow.arrivals == self.tables.arrivals && !flow.is_another;
+        let is_fresh = self.tables.now <= flow.heard + patience(packet.protocol, flow.state);
         // A slot remembers one backend that it had before: who was silent while it changed twice is not known any more.
-        // What is left of one that was translated is looked at first.
-        let is_remembered = !service.table.is_empty() && self.tables.flows.of_client(tuple).is_none();
-        (stays && is_fresh && is_its_own && is_remembered && service.changes <= flow.changes + 1)
-            .then_some(flow.backend)
+        // One that is translated is known first.
+        let is_remembered = !service.table.is_empty() && !self.translated_still(tuple);
+        (stays && is_fresh && is_remembered && service.changes <= flow.changes + 1).then_some(flow.backend)
     }
 
     /// The backend that a packet without one went to.
     fn free(&mut self, tuple: Tuple, packet: &Packet, service: &Service, went_to: SocketAddr) -> Option<u32> {
         // Datagrams may stay where they were also while that takes no new connections.
         let known = self.tables.direct.get(&tuple).filter(|flow| {
-            let patience = patience(packet.protocol, State::Established);
-            !packet.opens() && self.tables.now <= flow.heard + patience
+            // Where the table alone decides, nothing says how far it had come.
+            let state = match service.affinity {
+                Some(_) => flow.state,
+                None => State::Established,
+            };
+            !packet.opens() && self.tables.now <= flow.heard + patience(packet.protocol, state)
         });
         if let Some(flow) = known
             && let Some(backend) = self.tables.backend(flow.backend, flow.generation)
@@ -194,7 +222,13 @@ impl Model {
             address: quoted.source,
         };
         let service = self.tables.services.get(&vip).filter(|_| self.tables.node.direct)?;
-        let all = service.table.iter().chain(&service.previous);
+        let sent = Tuple {
+            protocol: quoted.protocol,
+            source: quoted.destination,
+            destination: quoted.source,
+        };
+        let known = self.tables.direct.get(&sent).map(|flow| &flow.backend);
+        let all = service.table.iter().chain(&service.previous).chain(known);
         let (index, backend) = all
             .filter_map(|index| Some((*index, *self.tables.backends.get(index)?)))
             .find(|(_, backend)| backend.address == went_to)?;

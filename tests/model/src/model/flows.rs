@@ -74,8 +74,8 @@ pub struct Flow {
     pub answerer: SocketAddr,
     /// Both sides, client first.
     pub halves: [Half; 2],
-    /// How many backends had come when it began; for flows that another node sent here, none can tell.
-    pub arrivals: u32,
+    /// Whether another node sent it here, because of a backend of this one.
+    pub sent_here: bool,
     /// Whether the client went on after an answer: from then on nothing but time ends the flow.
     pub settled: bool,
 }

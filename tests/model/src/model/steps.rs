@@ -36,17 +36,18 @@ impl Model {
             source: client,
             destination: vip,
         };
+        let was_known = self.translated_still(&tuple);
         let known = self.known(&tuple, packet)?;
         let (flow, is_new) = match known {
             Some(flow) => (flow, false),
             None => (self.open(tuple, service, scope)?, true),
         };
-        let behalf = Behalf {
         // Who begins again where a translated flow was is translated too.
         if is_new && scope == Scope::Node && self.meant.is_none() && !was_known && self.may_go_directly(&flow) {
             self.complaints
                 .push(format!("direct: a flow to {} was translated", flow.answerer));
         }
+        let behalf = Behalf {
             service: flow.service,
             backend: flow.backend.map_or(NO_BACKEND, |(index, _)| index),
             is_new,
@@ -140,7 +141,6 @@ impl Model {
     /// An answer of the node's own stack to whom it was asked for, on its way out: it gets the VIP's address where it is. So do all of
     /// its fragments, and an ICMP error in its place.
     pub(super) fn answer_of_node(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
-        let (source, destination) = packet.ends()?;
         let answer = match packet.part {
             Part::Later => return self.own_fragment(frame, packet),
             _ if packet.is_error() => self.error(frame, packet, Way::Chosen),
@@ -153,6 +153,7 @@ impl Model {
     }
 
     fn own_answer(&mut self, frame: &[u8], packet: &Packet) -> Option<Expected> {
+        let (source, destination) = packet.ends()?;
         let tuple = Tuple {
             protocol: packet.protocol,
             source,
@@ -169,9 +170,9 @@ impl Model {
         if flow.client.ip() != packet.destination {
             return None;
         }
-        let edited = edit::translate(frame, packet, flow.vip, flow.client);
         let behalf = on_behalf_of(&flow);
         self.remember_own(packet, (flow.vip.ip(), flow.client.ip()), behalf);
+        let edited = edit::translate(frame, packet, flow.vip, flow.client);
         Some(Expected::of(Fate::Pass, Verdict::ToStack, edited, behalf))
     }
 
@@ -271,11 +272,7 @@ impl Model {
             shown: SocketAddr::new(shown, port),
             answerer,
             halves: [half, half],
-            arrivals: if self.meant.is_some() {
-                u32::MAX
-            } else {
-                self.tables.arrivals
-            },
+            sent_here: self.meant.is_some(),
             settled: false,
         };
         if let Some(other) = self.tables.flows.of_backend(&flow.reply())
@@ -435,6 +432,9 @@ impl Model {
         }
         let edited = edit::pass_router((sent.frame, sent.sums));
         Expected::of(Fate::Redirect, Verdict::ToNetwork, edited, behalf)
+    }
+}
+
 /// Who decides where a message goes.
 #[derive(Clone, Copy)]
 enum Way {
@@ -442,9 +442,6 @@ enum Way {
     Open,
     /// The node's own stack has.
     Chosen,
-}
-
-    }
 }
 
 /// Where a backend is.

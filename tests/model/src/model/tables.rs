@@ -201,8 +201,6 @@ pub struct Tables {
     pub services: BTreeMap<Vip, Service>,
     /// Backends by index.
     pub backends: BTreeMap<u32, Backend>,
-    /// How often a backend has begun to take connections.
-    pub arrivals: u32,
     /// Flows that are translated.
     pub flows: Flows,
     /// Flows that are sent on directly.
@@ -233,13 +231,13 @@ impl Tables {
             .iter()
             .filter(|((prefix, bits), _)| within(to, *prefix, *bits));
         fitting.max_by_key(|((_, bits), _)| *bits).map(|(_, route)| *route)
+    }
+
     /// Counts what is dropped.
     pub fn count_drop(&mut self, reason: DropReason, length: usize) {
         let (packets, bytes) = self.drops.entry(reason as u32).or_default();
         *packets += 1;
         *bytes += length as u64;
-    }
-
     }
 
     /// A backend, if the index still belongs to the one of that generation.

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use causeway_abi::{
     DropReason,
-    node::{DIRECT_RETURN, NodeConfig},
+    node::{DIRECT_RETURN, NATIVE_ROUTING, NodeConfig},
     service::{SCOPE_NODE, SERVICE_SOURCE_RANGES, Service, ServiceKey},
 };
 use causeway_ebpf::{
@@ -61,11 +61,15 @@ fn sent(frame: XdpFrame) -> Option<u32> {
             scope: SCOPE_NODE,
         };
         // SAFETY: an element that is replaced meanwhile costs one packet.
-        let found = unsafe { SERVICES.get(&key) }?;
-        if found.flags & SERVICE_SOURCE_RANGES != 0 {
+        service = unsafe { SERVICES.get(&key) };
+        let is_for_xdp = match service {
+            Some(service) => service.flags & SERVICE_SOURCE_RANGES == 0,
+            // An answer, where it does not come through the tunnel.
+            None => node.flags & NATIVE_ROUTING != 0 && key.address == node.router_address,
+        };
+        if !is_for_xdp {
             return None;
         }
-        service = Some(found);
     }
     if trace::is_asked_for() {
         return None;
@@ -73,7 +77,7 @@ fn sent(frame: XdpFrame) -> Option<u32> {
     let headers = head.headers(frame.flags(offset, &head)?);
     let mut translation = Translation::NONE;
     let action = match service {
-        None => answer(frame, &headers, &mut translation),
+        None => answer(frame, &headers, &mut translation, offset),
         Some(service) if node.flags & DIRECT_RETURN != 0 => {
             translation.service_id = service.service_id;
             directly(frame, &headers, node, service)
@@ -131,7 +135,7 @@ fn translated(frame: XdpFrame, headers: &Headers, node: &NodeConfig, translation
     if to == 0 || translation.source != node.router_address {
         return None;
     }
-    if node.tunnel_ifindex == 0 {
+    if node.flags & NATIVE_ROUTING != 0 || node.tunnel_ifindex == 0 {
         let hop = next_hop(frame, translation.destination.words()[3])?;
         return (headers.packet_length() <= hop.mtu).then(|| translate(frame, translation, hop));
     }
@@ -148,9 +152,9 @@ fn translated(frame: XdpFrame, headers: &Headers, node: &NodeConfig, translation
     })
 }
 
-/// Sends an answer that came out of the tunnel on to its client.
+/// Sends an answer on to its client; `offset` are the bytes of the tunnel's headers that it came with.
 #[inline(always)]
-fn answer(frame: XdpFrame, headers: &Headers, translation: &mut Translation) -> Option<u32> {
+fn answer(frame: XdpFrame, headers: &Headers, translation: &mut Translation, offset: usize) -> Option<u32> {
     if !conntrack::reply(headers, translation, false) {
         return None;
     }
@@ -158,7 +162,7 @@ fn answer(frame: XdpFrame, headers: &Headers, translation: &mut Translation) -> 
     if headers.packet_length() > hop.mtu {
         return None;
     }
-    Some(if frame.decapsulate() {
+    Some(if offset == 0 || frame.decapsulate() {
         translate(frame, translation, hop)
     } else {
         failed(frame)
