@@ -72,11 +72,11 @@ pub struct FilterArgs {
     pub service: Option<String>,
 
     /// Only this virtual address: ADDRESS[:PORT]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = endpoint)]
     pub vip: Option<String>,
 
     /// Only this backend: ADDRESS[:PORT]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = endpoint)]
     pub backend: Option<String>,
 
     /// Only this pod: [NAMESPACE/]NAME or ADDRESS
@@ -255,6 +255,18 @@ impl FilterArgs {
             pod: pod.transpose()?,
         })
     }
+}
+
+/// "address" or "address:port" as the maps' views write them; a protocol after it, as in the output, is left out.
+fn endpoint(text: &str) -> Result<String, String> {
+    let place = text.split_once('/').map_or(text, |(place, _)| place);
+    if let Ok(address) = place.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+        return Ok(address.to_string());
+    }
+    place
+        .parse::<std::net::SocketAddr>()
+        .map(|socket| socket.to_string())
+        .map_err(|_| "neither an address nor ADDRESS:PORT".to_owned())
 }
 
 /// "namespace/name" for a name with or without a namespace.

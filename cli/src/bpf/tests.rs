@@ -88,3 +88,20 @@ fn pods_and_services_are_found_by_name() {
     let error = args.resolve("default", &names).unwrap_err().to_string();
     assert!(error.contains("default/web"), "{error}");
 }
+
+#[test]
+fn places_are_addresses_with_or_without_a_port() {
+    for (text, expected) in [
+        ("10.96.0.10", "10.96.0.10"),
+        ("10.96.0.10:80", "10.96.0.10:80"),
+        ("10.96.0.10:80/TCP", "10.96.0.10:80"),
+        ("FD00::1", "fd00::1"),
+        ("[fd00::1]", "fd00::1"),
+        ("[fd00:0::1]:80/UDP", "[fd00::1]:80"),
+    ] {
+        assert_eq!(endpoint(text).as_deref(), Ok(expected), "{text}");
+    }
+    for text in ["10.96.0.300", "web", "10.96.0.10:port", "10.96.0.10:70000", ""] {
+        assert!(endpoint(text).is_err(), "{text}");
+    }
+}

@@ -281,7 +281,7 @@ impl Resolver<'_> {
             several => {
                 let names: Vec<&str> = several.iter().map(|node| node.name.as_str()).collect();
                 Err(CliError::Usage(format!(
-                    "{source} is no pod of these nodes: say with --node where the packet comes in ({})",
+                    "{source} is an address of no pod here: say with --node at which node the packet comes in ({})",
                     names.join(", ")
                 )))
             }
