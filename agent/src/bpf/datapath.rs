@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     programs::{CgroupSockAddr, SchedClassifier, Xdp},
 };
 use causeway_abi::{
@@ -22,13 +22,14 @@ use causeway_abi::{
     counter::{DropCounters, ServiceCounters},
     node::{DIRECT_RETURN, MASQUERADE, NATIVE_ROUTING, NodeConfig},
 };
-use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, shape, view};
+use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, view};
 
 use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
     ServicesOf, SocketOrigins, SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_HOST, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
+    load::load,
     pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
     sys::AttachType,
@@ -359,38 +360,6 @@ fn open_cgroup(path: &Path) -> Result<File, DatapathError> {
     } else {
         Err(DatapathError::NotCgroup2 { path: path.to_owned() })
     }
-}
-
-/// Loads the object: maps pinned by name (adopted where a pin is), programs into the kernel.
-fn load(config: &DatapathConfig, maps_dir: &Path, object: &[u8]) -> Result<Ebpf, DatapathError> {
-    let mut loader = EbpfLoader::new();
-    for shape in shape::ALL {
-        loader.map_pin_path(shape.name, maps_dir.join(shape.name));
-    }
-    for (name, size) in config.sizes.by_name() {
-        loader.map_max_entries(name, size);
-    }
-    let mut object = loader.load(object).map_err(DatapathError::Load)?;
-    for (name, _) in CGROUP_PROGRAMS {
-        let program: &mut CgroupSockAddr = program(&mut object, name)?;
-        program
-            .load()
-            .map_err(|source| DatapathError::Program { name, source })?;
-    }
-    for InterfaceProgram { name, .. } in TUNNEL.into_iter().chain(UPLINK).chain([FROM_POD, FROM_HOST]) {
-        let program: &mut SchedClassifier = program(&mut object, name)?;
-        program
-            .load()
-            .map_err(|source| DatapathError::Program { name, source })?;
-    }
-    if config.xdp.is_some() {
-        let name = xdp::NAME;
-        let program: &mut Xdp = program(&mut object, name)?;
-        program
-            .load()
-            .map_err(|source| DatapathError::Program { name, source })?;
-    }
-    Ok(object)
 }
 
 fn program<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>

@@ -11,6 +11,7 @@ mod datapath;
 pub mod desired;
 mod error;
 mod links;
+mod load;
 mod origins;
 mod pins;
 mod pods;
