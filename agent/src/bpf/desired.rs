@@ -82,6 +82,15 @@ pub struct Readiness {
     pub terminating: bool,
 }
 
+/// Ports at the node's own addresses that a pod in the node's network has by its manifest: nobody else on the node has them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostedPorts {
+    /// The pod's UID.
+    pub pod: String,
+    /// Number and protocol of each.
+    pub ports: Vec<(u16, Protocol)>,
+}
+
 /// A backend of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(

@@ -25,8 +25,8 @@ pub use config::{DatapathConfig, MapSizes, TcAttachment, XdpAttachment};
 pub use conntrack::{Collected, FlowCollector, monotonic_now};
 pub use datapath::{Datapath, ServiceTraffic};
 pub use desired::{
-    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, Readiness,
-    RouteMode, Scope, ServicesOf, SourceRange, VipId,
+    BackendId, DesiredBackend, DesiredPod, DesiredRoute, DesiredService, DesiredServices, Frontend, HostedPorts,
+    Readiness, RouteMode, Scope, ServicesOf, SourceRange, VipId,
 };
 pub use error::DatapathError;
 pub use origins::SocketOrigins;

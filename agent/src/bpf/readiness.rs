@@ -7,11 +7,11 @@ use std::{
 };
 
 use causeway_abi::backend::{Backend, LOCAL, READY, READY_ALWAYS, TERMINATING};
-use causeway_maps::MappedArray;
+use causeway_maps::{MappedArray, Protocol};
 use tokio::sync::Notify;
 
 use super::{
-    desired::{BackendId, Readiness},
+    desired::{BackendId, HostedPorts, Readiness},
     services::{Condition, backends::Held, writer},
 };
 
@@ -38,8 +38,22 @@ struct State {
     /// Indexes of the backends of each pod.
     by_pod: HashMap<IpAddr, Vec<u32>>,
     verdicts: HashMap<IpAddr, Verdict>,
+    /// The same for ports at the node's own addresses, with the UID of the pod that has the port.
+    hosted: HashMap<(IpAddr, u16, Protocol), (String, Verdict)>,
     /// Pods of which something was said since the last call of `take_changed`.
     changed: BTreeSet<IpAddr>,
+}
+
+impl State {
+    /// What was said of whoever is behind a backend.
+    fn verdict(&self, id: &BackendId) -> Verdict {
+        let hosted = || Some(self.hosted.get(&(id.address, id.port, id.protocol))?.1);
+        self.verdicts
+            .get(&id.address)
+            .copied()
+            .or_else(hosted)
+            .unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,6 +95,36 @@ impl ReadinessHandle {
     /// ready. Answers how many backends changed.
     pub fn set_terminating(&self, pod: IpAddr) -> usize {
         self.judge(pod, |verdict| verdict.terminating = true)
+    }
+
+    /// Says of a pod in the node's network whether it takes new connections, and whether it was asked to end: of its ports at one of the
+    /// node's addresses. Answers how many backends changed.
+    pub fn set_hosted(&self, hosted: &HostedPorts, address: IpAddr, readiness: Readiness) -> usize {
+        let mut state = self.state();
+        for (port, protocol) in &hosted.ports {
+            let verdict = Verdict {
+                ready: Some(readiness.ready),
+                terminating: readiness.terminating,
+            };
+            let verdict = (hosted.pod.clone(), verdict);
+            state.hosted.insert((address, *port, *protocol), verdict);
+        }
+        let indexes = state.by_pod.get(&address).map_or(&[][..], Vec::as_slice);
+        let theirs = indexes.iter().filter_map(|index| {
+            let id = writer::owner(&self.shared.backends.read(*index)?)?;
+            hosted
+                .ports
+                .contains(&(id.port, id.protocol))
+                .then(|| (*index, state.verdict(&id)))
+        });
+        theirs.filter(|(index, verdict)| self.flip(*index, *verdict)).count()
+    }
+
+    /// Forgets what was said of a pod in the node's network. Another pod that has one of its ports by now keeps its word.
+    pub fn forget_hosted(&self, hosted: &HostedPorts, address: IpAddr) {
+        self.state()
+            .hosted
+            .retain(|(at, ..), (pod, _)| *at != address || *pod != hosted.pod);
     }
 
     /// Forgets what was said of an address; for when its pod is gone, so that the next pod with it starts afresh.
@@ -140,7 +184,7 @@ impl ReadinessHandle {
         if !indexes.contains(&held.index) {
             indexes.push(held.index);
         }
-        let verdict = state.verdicts.get(&id.address).copied().unwrap_or_default();
+        let verdict = state.verdict(id);
         // Of pods elsewhere, and of backends that are on their way out, nothing is said here.
         let flags = if condition.flags & LOCAL != 0 {
             verdict.apply(condition.flags)
@@ -295,6 +339,59 @@ mod tests {
         publish(&handle, held(0), &id(80, false), IN_USE | TERMINATING);
         assert_eq!(handle.set_ready(pod(), true), 0);
         assert_eq!(backends.flags(0), Some(IN_USE | TERMINATING));
+    }
+
+    fn hosted(pod: &str, ports: &[u16]) -> HostedPorts {
+        HostedPorts {
+            pod: pod.to_owned(),
+            ports: ports.iter().map(|port| (*port, Protocol::TCP)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_pod_in_the_nodes_network_speaks_for_its_own_ports_alone() {
+        let readiness = |ready| Readiness {
+            ready,
+            terminating: false,
+        };
+        let (handle, backends) = handle();
+        let first = hosted("u-1", &[80, 81]);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
+        publish(&handle, held(1), &id(90, false), LOCAL_READY);
+        assert_eq!(handle.set_hosted(&first, pod(), readiness(false)), 1);
+        assert_eq!(
+            (backends.flags(0), backends.flags(1)),
+            (Some(IN_USE | LOCAL), Some(LOCAL_READY))
+        );
+        // A list that is older does not undo it, and a backend that comes later heeds it.
+        assert!(!publish(&handle, held(0), &id(80, false), LOCAL_READY));
+        publish(&handle, held(2), &id(81, false), LOCAL_READY);
+        assert_eq!(backends.flags(2), Some(IN_USE | LOCAL));
+        // The port goes to another pod before the first is forgotten.
+        let heir = hosted("u-3", &[80]);
+        assert_eq!(handle.set_hosted(&heir, pod(), readiness(true)), 1);
+        handle.forget_hosted(&first, pod());
+        assert!(
+            !publish(&handle, held(0), &id(80, false), IN_USE | LOCAL),
+            "the heir's word counts"
+        );
+        assert_eq!(backends.flags(0), Some(LOCAL_READY));
+        assert!(
+            publish(&handle, held(2), &id(81, false), LOCAL_READY),
+            "the list's word counts again"
+        );
+    }
+
+    #[test]
+    fn a_pod_in_the_nodes_network_that_ends_is_the_last_resort() {
+        let (handle, backends) = handle();
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
+        let ending = Readiness {
+            ready: true,
+            terminating: true,
+        };
+        assert_eq!(handle.set_hosted(&hosted("u-1", &[80]), pod(), ending), 1);
+        assert_eq!(backends.flags(0), Some(LOCAL_READY | TERMINATING));
     }
 
     #[test]

@@ -135,8 +135,12 @@ impl<M: Machine> Worker<M> {
                 self.gate.set_addresses(&[]);
                 let addresses = std::mem::take(&mut self.record.addresses);
                 self.save().await?;
-                for address in addresses.into_iter().filter(|_| !self.uses_host_network()) {
-                    self.context.machine.forget_readiness(address);
+                let (machine, hosted) = (&self.context.machine, spec::hosted_ports(&self.record.pod));
+                for address in addresses {
+                    match &hosted {
+                        Some(hosted) => machine.forget_hosted_readiness(hosted, address),
+                        None => machine.forget_readiness(address),
+                    }
                 }
                 self.context.addresses.release(self.record.uid());
             }

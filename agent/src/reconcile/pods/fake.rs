@@ -9,7 +9,7 @@ use std::{
 
 use super::machine::{Machine, MachineError};
 use crate::{
-    bpf::Readiness,
+    bpf::{HostedPorts, Readiness},
     image::{Image, ImageConfig, ImageError, Rootfs},
     probe::{ContainerProbes, ProbeEvent, ProbeKind, Verdict},
     runtime::{
@@ -210,5 +210,18 @@ impl Machine for Fake {
 
     fn forget_readiness(&self, address: IpAddr) {
         self.lock().log.push(format!("forget {address}"));
+    }
+
+    fn set_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr, readiness: Readiness) {
+        let ports: Vec<_> = hosted.ports.iter().map(|(port, _)| port).collect();
+        self.lock().log.push(format!(
+            "{address} {ports:?} ready={} terminating={}",
+            readiness.ready, readiness.terminating
+        ));
+    }
+
+    fn forget_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr) {
+        let pod = &hosted.pod;
+        self.lock().log.push(format!("forget {pod} at {address}"));
     }
 }

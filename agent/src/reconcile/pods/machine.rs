@@ -3,7 +3,7 @@
 use std::{future::Future, net::IpAddr};
 
 use crate::{
-    bpf::Readiness,
+    bpf::{HostedPorts, Readiness},
     image::{Image, ImageError},
     probe::{ContainerProbes, ProbeEvent},
     runtime::{ContainerSpec, ContainerState, RemoveError, RuntimeError, SandboxId, SandboxSpec, SandboxState},
@@ -77,4 +77,10 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Forgets what was said of an address that no pod has any more.
     fn forget_readiness(&self, address: IpAddr);
+
+    /// As [`set_readiness`](Self::set_readiness), for a pod that has ports at an address of the node.
+    fn set_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr, readiness: Readiness);
+
+    /// Forgets what was said of a pod that has ports at an address of the node.
+    fn forget_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr);
 }

@@ -9,7 +9,7 @@ use super::{
     machine::{Machine, MachineError},
 };
 use crate::{
-    bpf::{Datapath, DesiredPod, Readiness, ReadinessHandle},
+    bpf::{Datapath, DesiredPod, HostedPorts, Readiness, ReadinessHandle},
     image::{Image, ImageError, ImageStore},
     net::{Network, PodNet, Tunnel, pod_link_name},
     probe::{ContainerProbes, ExecRunner, ProbeEvent, Prober},
@@ -135,6 +135,14 @@ impl Machine for NodeMachine {
 
     fn forget_readiness(&self, address: IpAddr) {
         self.readiness.forget(address);
+    }
+
+    fn set_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr, readiness: Readiness) {
+        self.readiness.set_hosted(hosted, address, readiness);
+    }
+
+    fn forget_hosted_readiness(&self, hosted: &HostedPorts, address: IpAddr) {
+        self.readiness.forget_hosted(hosted, address);
     }
 }
 

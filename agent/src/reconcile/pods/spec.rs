@@ -2,12 +2,14 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use causeway_maps::Protocol;
 use causeway_proto::v1::{
     Container, ContainerPort, IntOrString, Pod, PodSpec, Probe, ResourceRequirements, int_or_string,
 };
 
 use super::env::{self, EnvError, NodeFacts};
 use crate::{
+    bpf::HostedPorts,
     cgroup::Resources,
     image::Image,
     probe::{ContainerProbes, ProbeAction, ProbeSpec},
@@ -84,6 +86,21 @@ pub fn sandbox_spec(pod: &Pod, addresses: &[IpAddr], node: &NodeSettings) -> Res
 /// Whether a pod uses its node's network.
 pub fn uses_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network)
+}
+
+/// The ports that a pod in its node's network names, those of its init containers aside; `None` for a pod in its own. The scheduler gives
+/// a port of a node to one pod at a time. What a pod listens at without naming it is not known here.
+pub fn hosted_ports(pod: &Pod) -> Option<HostedPorts> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.host_network)?;
+    let ports = spec.containers.iter().flat_map(|container| &container.ports);
+    let ports = ports.filter_map(|port| {
+        let number = u16::try_from(port.container_port).ok().filter(|number| *number != 0)?;
+        Some((number, Protocol::from_name(&port.protocol)?))
+    });
+    Some(HostedPorts {
+        pod: pod.metadata.as_ref().map(|meta| meta.uid.clone()).unwrap_or_default(),
+        ports: ports.collect(),
+    })
 }
 
 /// The pod's host name: its own wish or its name, cut to what a DNS label may hold; in the node's network, the node's.

@@ -81,13 +81,15 @@ impl<M: Machine> Worker<M> {
             .map(|container| container.name.clone())
             .collect();
         let machine = Arc::clone(&context.machine);
-        // The node's addresses are of many pods and of its own processes: what is said of them goes by the API alone.
-        let is_own_address = !spec::uses_host_network(&record.pod);
-        let gate = Gate::new(names.iter().map(String::as_str), move |address, readiness| {
-            if is_own_address {
-                machine.set_readiness(address, readiness);
-            }
-        });
+        // The node's addresses are of many pods and of its own processes: a pod speaks for the ports that its manifest names.
+        let hosted = spec::hosted_ports(&record.pod);
+        let gate = Gate::new(
+            names.iter().map(String::as_str),
+            move |address, readiness| match &hosted {
+                Some(hosted) => machine.set_hosted_readiness(hosted, address, readiness),
+                None => machine.set_readiness(address, readiness),
+            },
+        );
         if record.ending.is_some() {
             gate.terminate();
         }

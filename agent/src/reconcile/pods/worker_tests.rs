@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use causeway_proto::{
     client::Client,
-    v1::{ExecAction, Probe},
+    v1::{ContainerPort, ExecAction, Probe},
 };
 use tempfile::TempDir;
 
@@ -141,19 +141,34 @@ async fn a_pod_comes_up_with_the_control_plane_away() {
 }
 
 #[tokio::test]
-async fn a_pod_in_the_nodes_network_has_its_addresses_and_nothing_of_its_own() {
+async fn a_pod_in_the_nodes_network_has_its_addresses_and_speaks_for_its_ports_alone() {
     let mut pod = fixture::pod("Always", &[], &["web"]);
-    pod.spec.as_mut().unwrap().host_network = true;
+    let spec = pod.spec.as_mut().unwrap();
+    spec.host_network = true;
+    spec.containers[0].ports = vec![ContainerPort {
+        container_port: 8080,
+        ..ContainerPort::default()
+    }];
     let scene = Scene::new(pod.clone(), |_| {});
-    scene.logged(&["create 172.30.0.2", "start web/0"]).await;
+    let (away, ready) = (
+        "172.30.0.2 [8080] ready=false terminating=false",
+        "172.30.0.2 [8080] ready=true terminating=false",
+    );
+    scene
+        .logged(&[away, "create 172.30.0.2", away, "start web/0", ready])
+        .await;
     assert_eq!(scene.record().unwrap().addresses, [Ipv4Addr::new(172, 30, 0, 2)]);
     scene.fake.clear_log();
     scene.inbox.deliver(deleted(pod, 0));
-    scene.logged(&["signal web 9"]).await;
+    let ending = "172.30.0.2 [8080] ready=true terminating=true";
+    scene.logged(&[ending, "signal web 9"]).await;
     scene.fake.end("web", 137);
     scene.inbox.wake();
+    let over = "172.30.0.2 [8080] ready=false terminating=true";
     // What others say of the node's address is not forgotten with one pod.
-    scene.logged(&["signal web 9", "remove"]).await;
+    scene
+        .logged(&[ending, "signal web 9", over, "remove", over, "forget u-1 at 172.30.0.2"])
+        .await;
 }
 
 #[tokio::test]
