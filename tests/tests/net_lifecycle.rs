@@ -107,7 +107,7 @@ fn serve(node: &Node, service: DesiredService) -> Vec<BackendId> {
         owner: service.owner().to_owned(),
         services: vec![service],
     };
-    let report = node.datapath().update_services(&[of]);
+    let report = node.datapath().update_services([of]);
     assert!(report.not_applied.is_empty(), "{:?}", report.not_applied);
     report.gone
 }

@@ -62,12 +62,12 @@ pub struct MapSizes {
     pub affinity: u32,
     /// Prefixes of clients that services let in from the network.
     pub source_ranges: u32,
-}
-
     /// Datagrams in fragments, the first of which was seen or is waited for.
     pub fragments: u32,
     /// Fragments that wait for the first one of their datagram, 2 KiB each, which are taken when the map is made.
     pub held_fragments: u16,
+}
+
 impl Default for MapSizes {
     fn default() -> Self {
         Self {
@@ -82,10 +82,10 @@ impl Default for MapSizes {
             socket_replies: 65_536,
             affinity: 65_536,
             source_ranges: 16_384,
-        }
-    }
             fragments: 8_192,
             held_fragments: 1_024,
+        }
+    }
 }
 
 /// How programs are attached to interfaces.
@@ -125,8 +125,8 @@ impl MapSizes {
             (shape::SOCKET_REPLIES.name, self.socket_replies),
             (shape::AFFINITY.name, self.affinity),
             (shape::SOURCE_RANGES.name, self.source_ranges),
-        ]
-    }
             (shape::FRAGMENTS.name, self.fragments),
             (shape::HELD.name, self.held_fragments.into()),
+        ]
+    }
 }

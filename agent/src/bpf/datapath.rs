@@ -22,7 +22,11 @@ use causeway_abi::{
     counter::{DropCounters, ServiceCounters},
     node::{DIRECT_RETURN, MASQUERADE, NATIVE_ROUTING, NodeConfig},
 };
-use causeway_maps::{AddressExt as _, MapsError, PinnedMaps, bpffs, pins as layout, view};
+use causeway_maps::{
+    AddressExt as _, MapsError, PinnedMaps, bpffs,
+    link::{AttachType, Target},
+    pins as layout, view,
+};
 
 use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
@@ -32,7 +36,6 @@ use super::{
     load::load,
     pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
-    sys::AttachType,
     xdp,
 };
 
@@ -146,7 +149,7 @@ impl Datapath {
     }
 
     /// Brings what these own, each with all of its ports, to what is desired, and leaves the rest as it is.
-    pub fn update_services(&self, owners: &[ServicesOf]) -> SyncReport {
+    pub fn update_services(&self, owners: impl IntoIterator<Item = ServicesOf>) -> SyncReport {
         let mut services = lock(&self.inner.services);
         let Services { sync, writer } = &mut *services;
         sync.update(owners, Instant::now(), writer)
@@ -389,13 +392,17 @@ fn attach_cgroup_programs(
     for (name, attach_type) in order_of_attachment() {
         let program: &mut CgroupSockAddr = program(object, name)?;
         let fd = program.fd().map_err(|source| DatapathError::Program { name, source })?;
-        links::attach_cgroup(fd.as_fd(), attach_type, (cgroup.as_fd(), id), &links_dir.join(name)).map_err(
-            |source| DatapathError::AttachCgroup {
-                name,
-                path: path.to_owned(),
-                source,
-            },
-        )?;
+        links::attach(
+            fd.as_fd(),
+            attach_type,
+            Target::Cgroup(cgroup.as_fd(), id),
+            &links_dir.join(name),
+        )
+        .map_err(|source| DatapathError::AttachCgroup {
+            name,
+            path: path.to_owned(),
+            source,
+        })?;
     }
     Ok(())
 }

@@ -11,12 +11,9 @@ use aya::programs::{
     SchedClassifier, TcAttachType,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
+use causeway_maps::link::{AttachType, Link, Target};
 
-use super::{
-    config::TcAttachment,
-    error::DatapathError,
-    sys::{self, AttachType, LinkTarget, Target},
-};
+use super::{config::TcAttachment, error::DatapathError};
 
 /// Programs on the cgroup and where they hook in.
 pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 8] = [
@@ -100,22 +97,6 @@ impl InterfaceProgram {
     }
 }
 
-/// Attaches a program to a cgroup, or puts it in the place of the one that is pinned there already.
-pub(super) fn attach_cgroup(
-    program: BorrowedFd<'_>,
-    attach_type: AttachType,
-    cgroup: (BorrowedFd<'_>, u64),
-    pin: &Path,
-) -> io::Result<()> {
-    attach(
-        program,
-        attach_type,
-        Target::Cgroup(cgroup.0),
-        LinkTarget::Cgroup(cgroup.1),
-        pin,
-    )
-}
-
 /// Attaches a program to an interface, or replaces it there. Tries tcx first, unless told otherwise.
 pub(super) fn attach_interface(
     program: &mut SchedClassifier,
@@ -130,8 +111,7 @@ pub(super) fn attach_interface(
             source,
         })?;
         let pin = which.pin(links_dir, ifindex);
-        let target = (Target::Interface(ifindex), LinkTarget::Interface(ifindex));
-        match attach(fd.as_fd(), which.attach_type(), target.0, target.1, &pin) {
+        match attach(fd.as_fd(), which.attach_type(), Target::Interface(ifindex), &pin) {
             Ok(()) => return Ok(()),
             // Kernels without tcx do not know the attach type.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -169,11 +149,7 @@ pub(super) fn detach_interface(which: InterfaceProgram, ifindex: u32, links_dir:
 
 /// Whether the interface or cgroup of a pinned link is gone.
 pub(super) fn is_defunct(pin: &Path) -> io::Result<bool> {
-    let link = sys::open_pin(pin)?;
-    Ok(matches!(
-        sys::link_target(link.as_fd())?,
-        LinkTarget::Interface(0) | LinkTarget::Cgroup(0)
-    ))
+    Ok(Link::open(pin)?.info()?.place.is_gone())
 }
 
 /// Attaches a program by a pinned link, or puts it in the place of the one whose link is pinned there already.
@@ -181,22 +157,20 @@ pub(super) fn attach(
     program: BorrowedFd<'_>,
     attach_type: AttachType,
     target: Target<'_>,
-    expected: LinkTarget,
     pin: &Path,
 ) -> io::Result<()> {
-    match sys::open_pin(pin) {
-        Ok(link) if sys::link_target(link.as_fd())? == expected => return sys::link_update(link.as_fd(), program),
+    match Link::open(pin) {
+        Ok(link) if link.info()?.place == target.place(attach_type) => return link.update(program),
         // The pinned link's interface or cgroup is gone, or another one is meant now.
         Ok(_) => {
-            let link = sys::link_create(program, target, attach_type)?;
+            let link = Link::create(program, target, attach_type)?;
             fs::remove_file(pin)?;
-            return sys::pin(link.as_fd(), pin);
+            return link.pin(pin);
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let link = sys::link_create(program, target, attach_type)?;
-    sys::pin(link.as_fd(), pin)
+    Link::create(program, target, attach_type)?.pin(pin)
 }
 
 fn attach_clsact(program: &mut SchedClassifier, which: InterfaceProgram, ifindex: u32) -> Result<(), DatapathError> {

@@ -18,7 +18,6 @@ mod pods;
 mod readiness;
 mod routes;
 pub mod services;
-mod sys;
 mod xdp;
 
 pub use config::{DatapathConfig, MapSizes, TcAttachment, XdpAttachment};

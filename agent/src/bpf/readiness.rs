@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use causeway_abi::backend::{Backend, LOCAL, READY, READY_ALWAYS, TERMINATING};
+use causeway_abi::backend::{Backend, LOCAL, READY, READY_ALWAYS, TERMINATING, UNSETTLED};
 use causeway_maps::{MappedArray, Protocol};
 use tokio::sync::Notify;
 
@@ -42,6 +42,8 @@ struct State {
     hosted: HashMap<(IpAddr, u16, Protocol), (String, Verdict)>,
     /// Pods of which something was said since the last call of `take_changed`.
     changed: BTreeSet<IpAddr>,
+    /// Backends that were marked as unsettled since the last call of `take_unsettled`.
+    unsettled: Vec<u32>,
 }
 
 impl State {
@@ -180,22 +182,27 @@ impl ReadinessHandle {
     /// Writes a backend for a pass over the services; tells whether anything differed.
     pub(super) fn publish(&self, held: Held, id: &BackendId, condition: Condition) -> bool {
         let mut state = self.state();
-        let indexes = state.by_pod.entry(id.address).or_default();
-        if !indexes.contains(&held.index) {
-            indexes.push(held.index);
-        }
-        let verdict = state.verdict(id);
+        let mut flags = condition.flags;
         // Of pods elsewhere, and of backends that are on their way out, nothing is said here.
-        let flags = if condition.flags & LOCAL != 0 {
-            verdict.apply(condition.flags)
-        } else {
-            condition.flags
-        };
-        let wanted = writer::element(held, id, Condition { flags, ..condition });
+        if flags & LOCAL != 0 {
+            let indexes = state.by_pod.entry(id.address).or_default();
+            if !indexes.contains(&held.index) {
+                indexes.push(held.index);
+            }
+            let verdict = state.verdict(id);
+            flags = verdict.apply(flags);
+        }
         let backends = &self.shared.backends;
         let Some(present) = backends.read(held.index) else {
             return false;
         };
+        // In one step with READY: a program that sees the one sees the other.
+        let returns = returns(&present, held, flags);
+        let flags = flags | settling(&present, held, flags, returns);
+        if returns {
+            state.unsettled.push(held.index);
+        }
+        let wanted = writer::element(held, id, Condition { flags, ..condition });
         if present == wanted {
             return false;
         }
@@ -224,6 +231,17 @@ impl ReadinessHandle {
         }
     }
 
+    /// The backends that were marked as unsettled since the last call, or that adopted maps have so.
+    pub(super) fn take_unsettled(&self) -> Vec<u32> {
+        std::mem::take(&mut self.state().unsettled)
+    }
+
+    /// Lets the slots of a backend decide alone again.
+    pub(super) fn settle(&self, index: u32) {
+        let _state = self.state();
+        self.shared.backends.set_flags(index, 0, UNSETTLED);
+    }
+
     /// Frees an element; the generation stays so that the next owner gets another.
     pub(super) fn withdraw(&self, index: u32, id: &BackendId) {
         let mut state = self.state();
@@ -241,12 +259,41 @@ impl ReadinessHandle {
         let mut state = self.state();
         for (index, address) in owners {
             state.by_pod.entry(address).or_default().push(index);
+            if self
+                .shared
+                .backends
+                .flags(index)
+                .is_some_and(|flags| flags & UNSETTLED != 0)
+            {
+                state.unsettled.push(index);
+            }
         }
     }
 
     /// A panic elsewhere cannot leave the state half-changed: no step of a change can panic.
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a backend takes new connections as long as others do.
+fn takes(flags: u32) -> bool {
+    flags & (READY | TERMINATING) == READY
+}
+
+/// Whether a backend is about to take connections again: flows of its slots that began meanwhile are elsewhere. Of this node's own,
+/// slots never decide alone.
+fn returns(present: &Backend, held: Held, flags: u32) -> bool {
+    present.generation == held.generation && !takes(present.flags) && takes(flags) && flags & LOCAL == 0
+}
+
+/// The bit of a backend that is unsettled; it stays until [`ReadinessHandle::settle`].
+fn settling(present: &Backend, held: Held, flags: u32, returns: bool) -> u32 {
+    let stays = present.generation == held.generation && takes(flags) && flags & LOCAL == 0;
+    match (returns, stays) {
+        (true, _) => UNSETTLED,
+        (false, true) => present.flags & UNSETTLED,
+        (false, false) => 0,
     }
 }
 
@@ -424,6 +471,49 @@ mod tests {
             (u16::from_be(element.port_be), element.generation, element.flags),
             (90, 2, LOCAL_READY)
         );
+    }
+
+    #[test]
+    fn a_backend_that_returns_is_unsettled_until_it_is_seen_to() {
+        let (handle, backends) = handle();
+        let publish = |flags| handle.publish(held(0), &id(80, false), Condition { flags, node: None });
+        publish(IN_USE | READY);
+        assert_eq!(backends.flags(0), Some(IN_USE | READY), "nobody had its flows before");
+        for away in [IN_USE, IN_USE | READY | TERMINATING] {
+            publish(away);
+            assert_eq!(backends.flags(0), Some(away));
+            publish(IN_USE | READY);
+            assert_eq!(backends.flags(0), Some(IN_USE | READY | UNSETTLED));
+            assert!(!publish(IN_USE | READY), "it stays so");
+            assert_eq!(handle.take_unsettled(), [0]);
+            assert!(handle.take_unsettled().is_empty());
+            handle.settle(0);
+            assert_eq!(backends.flags(0), Some(IN_USE | READY));
+        }
+        // Another one with the same index has no flows elsewhere.
+        publish(IN_USE);
+        let next = Held {
+            index: 0,
+            generation: 2,
+        };
+        let flags = IN_USE | READY;
+        handle.publish(next, &id(81, false), Condition { flags, node: None });
+        assert_eq!(backends.flags(0), Some(IN_USE | READY));
+        // What an earlier agent had not seen to is seen to by this one.
+        backends.set_flags(0, UNSETTLED, 0);
+        handle.adopt([(0, pod())]);
+        assert_eq!(handle.take_unsettled(), [0]);
+    }
+
+    #[test]
+    fn slots_of_this_nodes_backends_never_decide_alone() {
+        let (handle, backends) = handle();
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
+        handle.set_ready(pod(), false);
+        handle.set_ready(pod(), true);
+        publish(&handle, held(0), &id(80, false), LOCAL_READY);
+        assert_eq!(backends.flags(0), Some(LOCAL_READY));
+        assert!(handle.take_unsettled().is_empty());
     }
 
     #[test]

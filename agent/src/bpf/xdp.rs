@@ -3,13 +3,9 @@
 use std::{fs, io, os::fd::AsFd as _, path::Path};
 
 use aya::programs::Xdp;
+use causeway_maps::link::{AttachType, Link, Target};
 
-use super::{
-    config::XdpAttachment,
-    error::DatapathError,
-    links,
-    sys::{self, AttachType, LinkTarget, Target},
-};
+use super::{config::XdpAttachment, error::DatapathError, links};
 
 /// The program's name in the object.
 pub(super) const NAME: &str = "cw_xdp";
@@ -63,7 +59,6 @@ pub(super) fn attach(
         fd.as_fd(),
         AttachType::Xdp,
         Target::Xdp(ifindex, how.flags()),
-        LinkTarget::Interface(ifindex),
         &links_dir.join(format!("{}-{ifindex}", how.pin_prefix())),
     )
     .map_err(failed)
@@ -71,10 +66,10 @@ pub(super) fn attach(
 
 /// Detaches what is pinned there, if anything is.
 fn detach(pin: &Path) -> io::Result<()> {
-    let link = match sys::open_pin(pin) {
+    let link = match Link::open(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         link => link?,
     };
-    sys::link_detach(link.as_fd())?;
+    link.detach()?;
     fs::remove_file(pin)
 }

@@ -1,7 +1,7 @@
 //! From the cluster's services and endpoints to what the data path should hold. Pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -46,7 +46,8 @@ pub fn desired_services(
         let endpoints = endpoints.get(&(namespace, name)).map(|endpoints| &***endpoints);
         let candidates = candidates(service, endpoints, node, &known);
         let name: ServiceName = (namespace.to_owned(), name.to_owned());
-        index.update(&name, &candidates);
+        // All are looked at anyway.
+        index.update(&name, &candidates, &mut BTreeSet::new());
         all.push((name, candidates));
     }
     let resolved = all
@@ -80,8 +81,9 @@ pub fn candidates(
     let key = key(service.metadata.as_ref());
     let subsets = endpoints.map_or(&[][..], |endpoints| endpoints.subsets.as_slice());
     let distribution = Distribution::from_name(&spec.traffic_distribution);
-    let mut candidates = Vec::new();
-    for cluster_ip in cluster_ips(spec) {
+    let cluster_ips = cluster_ips(spec);
+    let mut candidates = Vec::with_capacity(cluster_ips.len() * spec.ports.len());
+    for cluster_ip in cluster_ips {
         for port in &spec.ports {
             let (Some(protocol), Some(number)) = (Protocol::from_name(&port.protocol), port_number(port.port)) else {
                 let (namespace, name) = key;
@@ -170,23 +172,25 @@ struct Backends<'a, K> {
 impl<K: Fn(IpAddr, Readiness) -> Readiness> Backends<'_, K> {
     /// Sorted, one for each address and port. Listed as ready anywhere counts as ready.
     fn of(&self, subsets: &[EndpointSubset], distribution: Distribution) -> Vec<DesiredBackend> {
-        let mut backends = BTreeMap::<BackendId, (DesiredBackend, Distance)>::new();
+        let addresses = subsets.iter().flat_map(listed).count();
+        let mut backends = Vec::with_capacity(addresses);
         for subset in subsets {
             for number in self.numbers(subset) {
-                for (address, listed) in listed(subset) {
-                    let Some((backend, distance)) = self.backend(address, number, listed) else {
-                        continue;
-                    };
-                    let (known, nearest) = backends.entry(backend.id).or_insert((backend, distance));
-                    known.ready |= backend.ready;
-                    known.terminating |= backend.terminating;
-                    known.local |= backend.local;
-                    known.node = known.node.or(backend.node);
-                    *nearest = distance.min(*nearest);
-                }
+                backends.extend(listed(subset).filter_map(|(address, listed)| self.backend(address, number, listed)));
             }
         }
-        let mut backends: Vec<_> = backends.into_values().collect();
+        backends.sort_by_key(|(backend, _)| backend.id);
+        backends.dedup_by(|(backend, distance), (known, nearest)| {
+            let is_known = backend.id == known.id;
+            if is_known {
+                known.ready |= backend.ready;
+                known.terminating |= backend.terminating;
+                known.local |= backend.local;
+                known.node = known.node.or(backend.node);
+                *nearest = (*distance).min(*nearest);
+            }
+            is_known
+        });
         for (backend, _) in backends.iter_mut().filter(|(backend, _)| backend.local) {
             let listed = Readiness {
                 ready: backend.ready,

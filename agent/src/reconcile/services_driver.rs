@@ -51,7 +51,9 @@ struct Work {
 /// What a pass did.
 struct Pass {
     planner: ServicePlanner,
-    wanted: Planned,
+    /// Those of the services that were refused before and that were looked at.
+    again: Vec<String>,
+    planned: Planned,
     report: SyncReport,
     took: Duration,
 }
@@ -122,8 +124,10 @@ impl Driver {
                 continue;
             }
             let driver = self.clone();
+            let refused = work.refused.keys().cloned().collect();
             // A large pass takes a while; it must not hold up probes and heartbeats.
-            let pass = tokio::task::spawn_blocking(move || driver.pass_services(planner, names, complete)).await;
+            let pass =
+                tokio::task::spawn_blocking(move || driver.pass_services(planner, names, complete, &refused)).await;
             match pass {
                 Ok(pass) => {
                     self.report(&pass, &mut work.refused);
@@ -201,7 +205,13 @@ impl Driver {
         names.into_iter().collect()
     }
 
-    fn pass_services(&self, mut planner: ServicePlanner, names: Vec<ServiceName>, complete: bool) -> Pass {
+    fn pass_services(
+        &self,
+        mut planner: ServicePlanner,
+        names: Vec<ServiceName>,
+        complete: bool,
+        refused: &BTreeSet<String>,
+    ) -> Pass {
         let begun = Instant::now();
         let readiness = self.datapath.readiness();
         let look = |of: &ServiceName| match host_ports::pod_named(of) {
@@ -211,18 +221,23 @@ impl Driver {
                 self.watches.endpoints.get(&of.0, &of.1),
             ),
         };
-        let wanted = planner.plan(names, look, |pod, listed| readiness.known(pod, listed));
         if complete {
             self.datapath.all_services_seen();
         }
-        let report = self.datapath.update_services(&wanted.owners);
-        for (before, after) in &wanted.listed {
+        let (mut services, mut again) = (0, Vec::new());
+        let mut planning = planner.plan(names, look, |pod, listed| readiness.known(pod, listed));
+        let report = self.datapath.update_services(planning.by_ref().inspect(|of| {
+            services += 1;
+            again.extend(refused.get(&of.owner).cloned());
+        }));
+        let planned = planning.finish();
+        for (before, after) in &planned.listed {
             self.listings.replace(before, after);
         }
         let took = begun.elapsed();
         if !report.is_unchanged() {
             tracing::info!(
-                services = wanted.owners.len(),
+                services,
                 written = report.services_written,
                 removed = report.services_removed,
                 slots = report.slots_written,
@@ -233,7 +248,8 @@ impl Driver {
         }
         Pass {
             planner,
-            wanted,
+            again,
+            planned,
             report,
             took,
         }
@@ -254,7 +270,7 @@ impl Driver {
         let mut now: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let failures = report.not_applied.iter();
         let failures = failures.map(|failure| (failure.owner(), failure.to_string()));
-        let lost = pass.wanted.lost.iter();
+        let lost = pass.planned.lost.iter();
         let lost = lost.map(|(name, problem)| (owner_of(name), format!("{name}: {problem}")));
         for (owner, text) in failures.chain(lost) {
             if refused.get(owner).is_none_or(|known| !known.contains(&text)) {
@@ -265,8 +281,8 @@ impl Driver {
             }
             now.entry(owner).or_default().insert(text);
         }
-        for of in &pass.wanted.owners {
-            refused.remove(&of.owner);
+        for owner in &pass.again {
+            refused.remove(owner);
         }
         refused.extend(now.into_iter().map(|(owner, texts)| (owner.to_owned(), texts)));
         self.metrics

@@ -35,65 +35,66 @@ struct Claim {
 }
 
 impl FrontendIndex {
-    /// Notes how a service is now; without candidates it is gone. Answers which services, this one apart, have won or lost a
+    /// Makes room for so many services, each with a frontend.
+    pub fn reserve(&mut self, services: usize) {
+        self.claims.reserve(services.saturating_sub(self.claims.len()));
+        self.by_service.reserve(services.saturating_sub(self.by_service.len()));
+    }
+
+    /// Notes how a service is now; without candidates it is gone. Adds to `others` which services, this one apart, have won or lost a
     /// frontend by that.
-    pub fn update(&mut self, name: &ServiceName, candidates: &[Candidate]) -> BTreeSet<ServiceName> {
+    pub fn update(&mut self, name: &ServiceName, candidates: &[Candidate], others: &mut BTreeSet<ServiceName>) {
         let (known, before) = match self.by_service.remove_entry(name) {
             Some((known, before)) => (known, before),
             None => (Arc::new(name.clone()), Vec::new()),
         };
-        let mut others = BTreeSet::new();
-        let mut wanted: HashMap<(VipId, Scope), Vec<Claim>> = HashMap::new();
-        let mut mine = Vec::new();
+        let mut wanted = Vec::with_capacity(candidates.iter().map(|(_, frontends)| frontends.len()).sum());
         for (candidate, (_, frontends)) in candidates.iter().enumerate() {
-            for (class, frontend) in frontends {
-                let key = (frontend.vip, frontend.scope);
-                let claims = wanted.entry(key).or_default();
-                if claims.is_empty() {
-                    mine.push(key);
-                }
-                claims.push(Claim {
+            wanted.extend(frontends.iter().map(|(class, frontend)| {
+                let service = Arc::clone(&known);
+                let claim = Claim {
                     class: *class,
-                    service: Arc::clone(&known),
+                    service,
                     candidate,
-                });
-            }
+                };
+                ((frontend.vip, frontend.scope), claim)
+            }));
         }
-        for key in before.iter().filter(|key| !wanted.contains_key(key)) {
-            others.extend(self.replace(*key, name, Vec::new()));
+        wanted.sort_unstable();
+        let mut mine: Vec<_> = wanted.iter().map(|(key, _)| *key).collect();
+        mine.dedup();
+        for key in before.iter().filter(|key| mine.binary_search(key).is_err()) {
+            self.replace(*key, name, &[], others);
         }
-        for (key, claims) in wanted {
-            others.extend(self.replace(key, name, claims));
+        for claims in wanted.chunk_by(|(one, _), (other, _)| one == other) {
+            self.replace(claims[0].0, name, claims, others);
         }
         if !mine.is_empty() {
             self.by_service.insert(known, mine);
         }
-        others
     }
 
-    /// Replaces a service's claims of one frontend; answers the other services between which it changed hands.
+    /// Replaces a service's claims of one frontend; adds the other services between which it changed hands.
     fn replace(
         &mut self,
         key: (VipId, Scope),
         name: &ServiceName,
-        new: Vec<Claim>,
-    ) -> impl Iterator<Item = ServiceName> {
-        let claims = self.claims.entry(key).or_default();
+        new: &[((VipId, Scope), Claim)],
+        others: &mut BTreeSet<ServiceName>,
+    ) {
+        let claims = self.claims.entry(key).or_insert_with(|| Vec::with_capacity(new.len()));
         let before = claims.first().cloned();
         claims.retain(|claim| *claim.service != *name);
-        claims.extend(new);
+        claims.extend(new.iter().map(|(_, claim)| claim.clone()));
         claims.sort_unstable();
-        let after = claims.first().cloned();
-        if after.is_none() {
+        let after = claims.first();
+        if before.as_ref() != after {
+            let services = before.iter().chain(after).map(|claim| &*claim.service);
+            others.extend(services.filter(|service| *service != name).cloned());
+        }
+        if claims.is_empty() {
             self.claims.remove(&key);
         }
-        let changed = before != after;
-        let services = [before, after].into_iter().flatten().map(|claim| claim.service);
-        let others = services
-            .filter(move |_| changed)
-            .map(|service| ServiceName::clone(&service));
-        let name = name.clone();
-        others.filter(move |service| *service != name)
     }
 
     /// A service's ports with the frontends that are theirs; ports without any are left out. `lost` takes those that are others'.
@@ -107,6 +108,7 @@ impl FrontendIndex {
         let mut taken = HashSet::new();
         for (number, (mut service, mut frontends)) in candidates.into_iter().enumerate() {
             frontends.sort_by_key(|(class, _)| *class);
+            service.frontends.reserve_exact(frontends.len());
             for (class, frontend) in frontends {
                 let key = (frontend.vip, frontend.scope);
                 let claim = self.claims.get(&key).and_then(|claims| claims.first());
@@ -164,6 +166,12 @@ mod tests {
         vec![(service, frontends.collect())]
     }
 
+    fn update(index: &mut FrontendIndex, number: u8, candidates: &[Candidate]) -> BTreeSet<ServiceName> {
+        let mut others = BTreeSet::new();
+        index.update(&name(number), candidates, &mut others);
+        others
+    }
+
     fn resolve(index: &FrontendIndex, number: u8, candidates: &[Candidate]) -> Vec<DesiredService> {
         index.resolve(&name(number), candidates.to_vec(), |_, _, _| {})
     }
@@ -173,17 +181,17 @@ mod tests {
         let mut index = FrontendIndex::default();
         let external = candidates(1, &[(80, 3)]);
         let cluster = candidates(2, &[(80, 0)]);
-        assert!(index.update(&name(1), &external).is_empty());
+        assert!(update(&mut index, 1, &external).is_empty());
         assert_eq!(resolve(&index, 1, &external).len(), 1);
         assert_eq!(
-            index.update(&name(2), &cluster),
+            update(&mut index, 2, &cluster),
             BTreeSet::from([name(1)]),
             "it has lost one"
         );
         assert!(resolve(&index, 1, &external).is_empty());
         assert_eq!(resolve(&index, 2, &cluster).len(), 1);
         assert_eq!(
-            index.update(&name(2), &[]),
+            update(&mut index, 2, &[]),
             BTreeSet::from([name(1)]),
             "and has it again"
         );
@@ -206,7 +214,7 @@ mod tests {
             for (number, claims) in changes {
                 let mine = if claims.is_empty() { Vec::new() } else { candidates(number, &claims) };
                 now.insert(number, mine.clone());
-                let others = index.update(&name(number), &mine);
+                let others = update(&mut index, number, &mine);
                 for other in others.into_iter().chain([name(number)]) {
                     let number = other.1[1..].parse().unwrap();
                     resolved.insert(other.clone(), resolve(&index, number, &now[&number]));
@@ -214,7 +222,7 @@ mod tests {
             }
             let mut fresh = FrontendIndex::default();
             for (number, candidates) in &now {
-                fresh.update(&name(*number), candidates);
+                update(&mut fresh, *number, candidates);
             }
             for (number, candidates) in &now {
                 let expected = resolve(&fresh, *number, candidates);

@@ -4,9 +4,10 @@
 //! looked at as well. Looking at every name leads to the same as [`desired_services`](super::services::desired_services).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
+    vec,
 };
 
 use causeway_proto::v1::{Endpoints, Pod, Service};
@@ -30,16 +31,57 @@ pub enum Seen {
     Pod(Option<Arc<Pod>>),
 }
 
-/// What there should be.
+/// What there should be beside services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Planned {
-    /// Of the services that were looked at.
-    pub owners: Vec<ServicesOf>,
     /// The pods of this node that a service listed as ready, before and now, where that has changed. To be told when the data path is
     /// in line.
     pub listed: Vec<(BTreeSet<IpAddr>, BTreeSet<IpAddr>)>,
     /// Ports of the node that pods do not get: the name that such a port would have in the data path, and why.
     pub lost: Vec<(String, String)>,
+}
+
+/// What there should be of services, one after the other.
+#[must_use = "services are only looked at as they are asked for"]
+pub struct Planning<'p, K> {
+    planner: &'p mut ServicePlanner,
+    looked_at: vec::IntoIter<(ServiceName, Seen)>,
+    known: K,
+    planned: Planned,
+}
+
+impl<K: Fn(IpAddr, Readiness) -> Readiness> Iterator for Planning<'_, K> {
+    type Item = ServicesOf;
+
+    fn next(&mut self) -> Option<ServicesOf> {
+        let (name, seen) = self.looked_at.next()?;
+        let Self { planner, planned, .. } = self;
+        let candidates = planner.candidates(&seen, &self.known);
+        planner.follow(&name, &seen, &candidates);
+        planner.check(&name, &seen);
+        planned.listed.extend(planner.list(&name, &seen));
+        let lost = |service: &DesiredService, class: Class, frontend: &Frontend| {
+            if class == Class::HostPort {
+                planned.lost.push((service.name.clone(), taken_port(&frontend.vip)));
+            } else {
+                warn_of_loss(service, class, frontend);
+            }
+        };
+        let services = planner.index.resolve(&name, candidates, lost);
+        let owner = format!("{}/{}", name.0, name.1);
+        Some(ServicesOf { owner, services })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.looked_at.size_hint()
+    }
+}
+
+impl<K> Planning<'_, K> {
+    /// What there should be beside the services so far.
+    pub fn finish(self) -> Planned {
+        self.planned
+    }
 }
 
 /// What is known of all services.
@@ -63,45 +105,44 @@ impl ServicePlanner {
         differs
     }
 
-    /// What there should be of these services, and of those that win or lose a frontend by them. `look` reads one, `known` says what
-    /// this node itself knows of one of its pods.
-    pub fn plan(
+    /// What there should be of these services, each named once, and then of those that win or lose a frontend by them: one after the
+    /// other, so that very many need not be in memory together. `look` reads one, `known` says what this node itself knows of one of
+    /// its pods.
+    pub fn plan<K: Fn(IpAddr, Readiness) -> Readiness>(
         &mut self,
         names: impl IntoIterator<Item = ServiceName>,
         look: impl Fn(&ServiceName) -> Seen,
-        known: impl Fn(IpAddr, Readiness) -> Readiness,
-    ) -> Planned {
-        let mut looked_at: BTreeMap<ServiceName, Vec<Candidate>> = BTreeMap::new();
+        known: K,
+    ) -> Planning<'_, K> {
+        let names = names.into_iter();
+        let many = names.size_hint().0;
+        self.index.reserve(many);
+        let mut looked_at: Vec<(ServiceName, Seen)> = Vec::with_capacity(many);
         let mut others = BTreeSet::new();
-        let mut result = Planned::default();
         for name in names {
             let seen = look(&name);
-            let candidates = self.candidates(&seen, &known);
-            others.extend(self.index.update(&name, &candidates));
-            self.follow(&name, &seen, &candidates);
-            self.check(&name, &seen);
-            result.listed.extend(self.list(&name, &seen));
-            looked_at.insert(name, candidates);
+            // Frontends do not depend on endpoints.
+            let candidates = match &seen {
+                Seen::Service(Some(service), _) => candidates(service, None, &self.view, &known),
+                other => self.candidates(other, &known),
+            };
+            self.index.update(&name, &candidates, &mut others);
+            looked_at.push((name, seen));
+        }
+        if !others.is_empty() {
+            let known: HashSet<&ServiceName> = looked_at.iter().map(|(name, _)| name).collect();
+            others.retain(|name| !known.contains(name));
         }
         for name in others {
-            if let Entry::Vacant(place) = looked_at.entry(name) {
-                let candidates = self.candidates(&look(place.key()), &known);
-                place.insert(candidates);
-            }
+            let seen = look(&name);
+            looked_at.push((name, seen));
         }
-        for (name, candidates) in looked_at {
-            let lost = |service: &DesiredService, class: Class, frontend: &Frontend| {
-                if class == Class::HostPort {
-                    result.lost.push((service.name.clone(), taken_port(&frontend.vip)));
-                } else {
-                    warn_of_loss(service, class, frontend);
-                }
-            };
-            let services = self.index.resolve(&name, candidates, lost);
-            let owner = format!("{}/{}", name.0, name.1);
-            result.owners.push(ServicesOf { owner, services });
+        Planning {
+            planner: self,
+            looked_at: looked_at.into_iter(),
+            known,
+            planned: Planned::default(),
         }
-        result
     }
 
     /// The services whose backends the readiness of these pods decides.
@@ -138,6 +179,9 @@ impl ServicePlanner {
         let backends = candidates.iter().flat_map(|(service, _)| &service.backends);
         let local = backends.filter(|backend| follows && backend.local);
         let pods: BTreeSet<IpAddr> = local.map(|backend| backend.id.address).collect();
+        if pods.is_empty() && self.followed.is_empty() {
+            return;
+        }
         let before = if pods.is_empty() {
             self.followed.remove(name)
         } else {

@@ -48,6 +48,12 @@ fn known(unready: &BTreeSet<IpAddr>, pod: IpAddr, listed: Readiness) -> Readines
     }
 }
 
+/// All that a planning comes to.
+fn run<K: Fn(IpAddr, Readiness) -> Readiness>(mut planning: Planning<'_, K>) -> (Vec<ServicesOf>, Planned) {
+    let owners = planning.by_ref().collect();
+    (owners, planning.finish())
+}
+
 fn name(number: u8) -> ServiceName {
     ("default".into(), format!("s{number}"))
 }
@@ -162,7 +168,7 @@ proptest! {
                 }
             };
             let look = |name: &ServiceName| cluster.look(name);
-            for of in planner.plan(names, look, |pod, listed| known(&unready, pod, listed)).owners {
+            for of in planner.plan(names, look, |pod, listed| known(&unready, pod, listed)) {
                 planned.insert(of.owner, of.services);
             }
             let (mut by_name, mut complete) = (all(&planned), cluster.complete(&unready));
@@ -195,9 +201,9 @@ fn a_change_is_looked_at_alone() {
     assert!(planner.set_view(view()));
     assert!(!planner.set_view(view()), "a heartbeat");
     let names: Vec<_> = cluster.services.keys().cloned().collect();
-    assert_eq!(planner.plan(names, look, |_, listed| listed).owners.len(), 100);
+    assert_eq!(planner.plan(names, look, |_, listed| listed).count(), 100);
     assert_eq!(looked.replace(0), 100);
-    let one = planner.plan([name(7)], look, |_, listed| listed).owners;
+    let one = planner.plan([name(7)], look, |_, listed| listed).collect::<Vec<_>>();
     assert_eq!((one.len(), looked.get()), (1, 1));
     assert_eq!(one[0].owner, "default/s7");
 }
@@ -211,8 +217,8 @@ fn pods_of_this_node_are_listed_until_their_endpoints_say_otherwise() {
     let mut planner = ServicePlanner::default();
     planner.set_view(view());
     let plan = |planner: &mut ServicePlanner, cluster: &Cluster| {
-        let wanted = planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
-        wanted.listed
+        let planning = planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
+        run(planning).1.listed
     };
     assert_eq!(plan(&mut planner, &cluster), [(pods(&[]), pods(&[2, 4]))]);
     assert_eq!(plan(&mut planner, &cluster), []);
@@ -234,7 +240,7 @@ fn health_checks_are_told_when_they_change() {
     let mut planner = ServicePlanner::default();
     planner.set_view(view());
     let plan = |planner: &mut ServicePlanner, cluster: &Cluster| {
-        planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
+        run(planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed));
         planner.changed_checks().map(|checks| checks[&30_100].pods.len())
     };
     assert_eq!(plan(&mut planner, &cluster), Some(0));
@@ -242,7 +248,7 @@ fn health_checks_are_told_when_they_change() {
     cluster.endpoints.insert(name(1), endpoints(1, &[2, 3]));
     assert_eq!(plan(&mut planner, &cluster), Some(1));
     cluster.services.clear();
-    planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed);
+    run(planner.plan([name(1)], |name| cluster.look(name), |_, listed| listed));
     assert_eq!(planner.changed_checks().map(|checks| checks.len()), Some(0));
 }
 
@@ -279,24 +285,20 @@ fn a_pod_gets_a_port_of_the_node_that_no_service_has() {
         Some(_) => Seen::Pod(Some(Arc::clone(&pod))),
         None => cluster.look(name),
     };
-    let first = planner.plan([of_pod.clone()], |name| look(&cluster, name), |_, listed| listed);
-    assert_eq!(first.owners[0].owner, "hostPort/default/s1");
-    assert_eq!((first.owners[0].services[0].frontends.len(), first.lost.len()), (2, 0));
+    let (first, beside) = run(planner.plan([of_pod.clone()], |name| look(&cluster, name), |_, listed| listed));
+    assert_eq!(first[0].owner, "hostPort/default/s1");
+    assert_eq!((first[0].services[0].frontends.len(), beside.lost.len()), (2, 0));
 
     // A service takes the node's address and port: the pod loses it, and has it again afterwards.
     let mut taking = Service::clone(&service(2, 9, None, false));
     taking.spec.as_mut().unwrap().external_ips = vec!["172.30.0.11".into()];
     cluster.services.insert(name(2), Arc::new(taking));
-    let taken = planner.plan([name(2)], |name| look(&cluster, name), |_, listed| listed);
-    let services: Vec<_> = taken
-        .owners
-        .iter()
-        .map(|of| (of.owner.as_str(), of.services.len()))
-        .collect();
+    let (taken, beside) = run(planner.plan([name(2)], |name| look(&cluster, name), |_, listed| listed));
+    let services: Vec<_> = taken.iter().map(|of| (of.owner.as_str(), of.services.len())).collect();
     assert_eq!(services, [("default/s2", 1), ("hostPort/default/s1", 0)]);
-    assert_eq!(taken.lost.len(), 2);
-    assert_eq!(taken.lost[0].0, "hostPort/default/s1:80");
+    assert_eq!(beside.lost.len(), 2);
+    assert_eq!(beside.lost[0].0, "hostPort/default/s1:80");
     cluster.services.clear();
-    let back = planner.plan([name(2)], |name| look(&cluster, name), |_, listed| listed);
-    assert_eq!(back.owners[1].services, first.owners[0].services);
+    let (back, _) = run(planner.plan([name(2)], |name| look(&cluster, name), |_, listed| listed));
+    assert_eq!(back[1].services, first[0].services);
 }

@@ -102,11 +102,11 @@ impl Cluster {
             Seen::Service(service, endpoints)
         };
         let known = |pod, listed| readiness.known(pod, listed);
-        let wanted = match changed {
-            Some(name) => planner.plan([name.clone()], look, known),
-            None => planner.plan(self.objects.keys().cloned(), look, known),
+        let names = match changed {
+            Some(name) => vec![name.clone()],
+            None => self.objects.keys().cloned().collect(),
         };
-        let report = node.datapath.update_services(&wanted.owners);
+        let report = node.datapath.update_services(planner.plan(names, look, known));
         match report.not_applied.first() {
             None => Ok(()),
             Some(first) => bail!("{} services not applied, the first: {first}", report.not_applied.len()),

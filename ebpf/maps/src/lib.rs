@@ -12,13 +12,14 @@ pub mod bpffs;
 pub mod dry_run;
 mod error;
 pub mod events;
+pub mod link;
 mod mmap;
 mod pinned;
 pub mod pins;
 pub mod shape;
-mod source_ranges;
 mod sys;
 mod table;
+mod trie;
 mod value;
 pub mod view;
 
@@ -27,6 +28,6 @@ pub use advice::{Advice, advice, advice_by_name, reason_by_name, reason_by_numbe
 pub use error::MapsError;
 pub use mmap::{Flags, MappedArray};
 pub use pinned::PinnedMaps;
-pub use source_ranges::SourceRanges;
-pub use table::{CounterArray, Element, PerCpuSum, RouteTable, Table};
+pub use table::{CounterArray, Element, PerCpuSum, Refused, Table};
+pub use trie::{RouteTable, SourceRanges, Trie, TrieKey};
 pub use value::{Data, Plain};

@@ -98,7 +98,7 @@ impl PinnedMaps {
             drops: CounterArray::open(shape::DROPS, dir)?,
             service_names: Table::open(shape::SERVICE_NAMES, dir)?,
             affinity: Table::open(shape::AFFINITY, dir)?,
-            source_ranges: SourceRanges::open(dir)?,
+            source_ranges: SourceRanges::open(shape::SOURCE_RANGES, dir)?,
             fragments: Table::open(shape::FRAGMENTS, dir)?,
             held: Table::open(shape::HELD, dir)?,
             events_lost: CounterArray::open(shape::EVENTS_LOST, dir)?,

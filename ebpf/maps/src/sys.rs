@@ -1,119 +1,59 @@
-//! What the kernel tells of BPF objects beyond what aya passes on: where links are attached, and the memory of maps.
-//! Layouts are those of `union bpf_attr` and `struct bpf_link_info` in `include/uapi/linux/bpf.h`.
+//! bpf(2) where aya has no form for it, and what the kernel tells of BPF objects by files. Layouts are those of `union bpf_attr` in
+//! `include/uapi/linux/bpf.h`.
 
 use std::{
-    ffi::CString,
     fs, io,
-    os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
     path::Path,
 };
 
 // enum bpf_cmd
-const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
-// enum bpf_link_type
-const BPF_LINK_TYPE_CGROUP: u32 = 3;
-const BPF_LINK_TYPE_XDP: u32 = 6;
-const BPF_LINK_TYPE_TCX: u32 = 11;
-
-/// `struct bpf_link_info`, as far as its cgroup, XDP and tcx members go, with room for the others.
+/// `batch`.
 #[repr(C)]
-#[derive(Default)]
-struct RawLinkInfo {
-    link_type: u32,
-    id: u32,
-    program: u32,
-    padding: u32,
-    /// cgroup: `u64 cgroup_id, u32 attach_type`; XDP: `u32 ifindex`; tcx: `u32 ifindex, u32 attach_type`.
-    target: [u32; 3],
-    rest: [u32; 25],
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: RawFd,
+    element_flags: u64,
+    flags: u64,
 }
 
-/// The anonymous member of `BPF_OBJ_GET`.
-#[repr(C)]
-struct ObjectPath {
-    path: u64,
-    object: RawFd,
-    flags: u32,
-}
-
-/// `info`.
-#[repr(C)]
-struct ObjectInfo {
-    object: RawFd,
-    info_len: u32,
-    info: u64,
-}
-
-/// Where a link is attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
-    /// Id of a cgroup (its inode number), 0 once it is gone; and `enum bpf_attach_type`.
-    Cgroup(u64, u32),
-    /// Index of an interface in the node's namespace, 0 once it is gone; and `enum bpf_attach_type`.
-    Tcx(u32, u32),
-    /// Index of an interface in the node's namespace, 0 once it is gone.
-    Xdp(u32),
-    /// A link of another kind.
-    Other,
-}
-
-/// A link.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Link {
-    /// Id of its program.
-    pub program: u32,
-    /// Where it is attached.
-    pub place: Place,
-}
-
-/// What a pinned link is.
-pub(crate) fn pinned_link(path: &Path) -> io::Result<Link> {
-    let link = open_pin(path)?;
-    let mut info = RawLinkInfo::default();
-    let mut attr = ObjectInfo {
-        object: link.as_raw_fd(),
-        info_len: size_of::<RawLinkInfo>() as u32,
-        info: (&raw mut info).expose_provenance() as u64,
-    };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    let [first, second, third] = info.target;
-    let place = match info.link_type {
-        BPF_LINK_TYPE_CGROUP if cfg!(target_endian = "little") => {
-            Place::Cgroup(u64::from(second) << 32 | u64::from(first), third)
-        }
-        BPF_LINK_TYPE_CGROUP => Place::Cgroup(u64::from(first) << 32 | u64::from(second), third),
-        BPF_LINK_TYPE_TCX => Place::Tcx(first, second),
-        BPF_LINK_TYPE_XDP => Place::Xdp(first),
-        _ => Place::Other,
-    };
-    Ok(Link {
-        program: info.program,
-        place,
-    })
-}
-
-fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjectPath {
-        path: path.as_ptr().expose_provenance() as u64,
-        object: 0,
+/// Sets `count` keys of a map to these values, in this order (Linux 5.6, for per-CPU arrays 5.13). Where one is refused, answers
+/// how many were set before it, and why.
+///
+/// # Safety
+/// `keys` and `values` point to as many keys and values as `count` says, in the map's sizes.
+pub(crate) unsafe fn update_batch<K, V>(
+    map: BorrowedFd<'_>,
+    keys: *const K,
+    values: *const V,
+    count: u32,
+) -> Result<(), (u32, io::Error)> {
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.expose_provenance() as u64,
+        values: values.expose_provenance() as u64,
+        count,
+        map: map.as_raw_fd(),
+        element_flags: 0,
         flags: 0,
     };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel just made this descriptor for us; nobody else knows it. Descriptors fit an int.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    let result = bpf(BPF_MAP_UPDATE_BATCH, &mut attr);
+    // A call that is refused as a whole leaves the count as it was.
+    result.map(drop).map_err(|error| (attr.count % count, error))
 }
 
-/// The system call. `A` is one of the structs above: `repr(C)`, a prefix of the kernel's union, without padding; the kernel
-/// takes what is missing for zero.
-fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
+/// The system call. `A` is a struct of this crate for this command: `repr(C)`, a prefix of the kernel's union, without padding; the
+/// kernel takes what is missing for zero.
+pub(crate) fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is valid for reading and writing its whole size for the call; what pointers in it point to was made by
-    // the callers above and outlives the call.
+    // the callers and outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     if result < 0 {
         Err(io::Error::last_os_error())

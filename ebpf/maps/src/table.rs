@@ -1,16 +1,20 @@
 //! Typed handles on the maps that are reached by system calls.
 
-use std::path::Path;
+use std::{os::fd::AsFd as _, path::Path};
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie};
+use aya::{
+    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray},
+    sys::SyscallError,
+};
 use causeway_abi::{
-    Address,
     counter::{DropCounters, ServiceCounters},
     event::EventsLost,
-    route::{Route, RouteKey},
 };
 
-use crate::{Data, MapsError, Plain, error::errno, shape::Shape};
+use crate::{Data, MapsError, Plain, error::errno, shape::Shape, sys};
+
+/// What was refused of a list: the position in it, and why.
+pub type Refused = Vec<(usize, MapsError)>;
 
 /// A hash map (plain or LRU).
 #[derive(Debug)]
@@ -51,6 +55,13 @@ impl<K: Data, V: Data> Table<K, V> {
         written(self.shape, self.max_entries, result)
     }
 
+    /// As [`insert`](Self::insert), with many keys in one system call, in this order. What is refused holds up nothing that comes
+    /// after it.
+    pub fn insert_all(&mut self, keys: &[K], values: &[V]) -> Refused {
+        let written = |result| written(self.shape, self.max_entries, result);
+        update_all(self.map.map(), keys, values, 1, written)
+    }
+
     /// Removes a key; tells whether it was there.
     pub fn remove(&mut self, key: &K) -> Result<bool, MapsError> {
         removed(self.shape, self.map.remove(&Plain(*key)))
@@ -75,61 +86,6 @@ impl<K: Data, V: Data> Table<K, V> {
             self.get(&key.0).map(|value| (key.0, value))
         })
     }
-}
-
-/// The longest-prefix-match trie `ROUTES`.
-#[derive(Debug)]
-pub struct RouteTable {
-    shape: Shape,
-    max_entries: u32,
-    map: LpmTrie<MapData, Plain<Address>, Plain<Route>>,
-}
-
-impl RouteTable {
-    pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let read = |source| MapsError::Read {
-            map: shape.name,
-            source,
-        };
-        let max_entries = max_entries(shape, maps_dir)?;
-        let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
-        Ok(Self {
-            shape,
-            max_entries,
-            map,
-        })
-    }
-
-    /// The route of the longest prefix that holds `key`'s.
-    pub fn get(&self, key: &RouteKey) -> Result<Option<Route>, MapsError> {
-        found(self.shape, self.map.get(&trie_key(key), 0).map(|Plain(value)| value))
-    }
-
-    /// Sets the route of exactly this prefix.
-    pub fn insert(&mut self, key: &RouteKey, value: &Route) -> Result<(), MapsError> {
-        let result = self.map.insert(&trie_key(key), Plain(*value), 0);
-        written(self.shape, self.max_entries, result)
-    }
-
-    /// Removes exactly this prefix; tells whether it was there.
-    pub fn remove(&mut self, key: &RouteKey) -> Result<bool, MapsError> {
-        removed(self.shape, self.map.remove(&trie_key(key)))
-    }
-
-    /// All routes.
-    pub fn entries(&self) -> Result<Vec<(RouteKey, Route)>, MapsError> {
-        collect(self.shape, self.map.keys().take(self.max_entries as usize), |key| {
-            let key = RouteKey {
-                prefix_len: key.prefix_len(),
-                address: key.data().0,
-            };
-            self.get(&key).map(|value| (key, value))
-        })
-    }
-}
-
-fn trie_key(key: &RouteKey) -> lpm_trie::Key<Plain<Address>> {
-    lpm_trie::Key::new(key.prefix_len, Plain(key.address))
 }
 
 /// An array of one element.
@@ -230,20 +186,57 @@ impl<V: PerCpuSum> CounterArray<V> {
         Ok(values.iter().fold(V::default(), |sum, Plain(value)| sum.plus(*value)))
     }
 
-    /// Sets an element to zero on all processors.
-    pub fn clear(&mut self, index: u32) -> Result<(), MapsError> {
+    /// Sets elements to zero on all processors.
+    pub fn clear(&mut self, indexes: &[u32]) -> Refused {
         let write = |source| MapsError::Write {
             map: self.shape.name,
             source,
         };
-        let processors = aya::util::nr_cpus().map_err(|(_, source)| write(MapError::IoError(source)))?;
-        let zero = PerCpuValues::try_from(vec![Plain(V::default()); processors])
-            .map_err(|source| write(MapError::IoError(source)))?;
-        self.map.set(index, zero, 0).map_err(write)
+        let processors = match aya::util::nr_cpus() {
+            Ok(processors) => processors,
+            Err((_, source)) => return vec![(0, write(MapError::IoError(source)))],
+        };
+        // The kernel takes the values of all processors side by side, each rounded up to eight bytes.
+        let words = processors * size_of::<V>().div_ceil(8);
+        let zero = vec![0_u64; indexes.len() * words];
+        update_all(self.map.map(), indexes, &zero, words, |result| result.map_err(write))
     }
 }
 
-fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
+/// Sets keys, in this order, to values of so many of `V` each.
+fn update_all<K: Data, V: Data>(
+    map: &MapData,
+    keys: &[K],
+    values: &[V],
+    per_key: usize,
+    written: impl Fn(Result<(), MapError>) -> Result<(), MapsError>,
+) -> Refused {
+    assert_eq!(keys.len() * per_key, values.len(), "a value for each key");
+    let mut refused = Refused::new();
+    let mut done = 0;
+    while done < keys.len() {
+        let (keys, values) = (&keys[done..], &values[done * per_key..]);
+        let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        // SAFETY: both slices have at least `count` keys and values (asserted above), in the sizes of the map: those of the shape
+        // that it was opened with, or for per-CPU values those that `clear` makes.
+        let result = unsafe { sys::update_batch(map.fd().as_fd(), keys.as_ptr(), values.as_ptr(), count) };
+        let Err((before, io_error)) = result else {
+            done += count as usize;
+            continue;
+        };
+        done += before as usize;
+        let call = "bpf_map_update_batch";
+        refused.extend(
+            written(Err(SyscallError { call, io_error }.into()))
+                .err()
+                .map(|error| (done, error)),
+        );
+        done += 1;
+    }
+    refused
+}
+
+pub(crate) fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
     let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
         dir: maps_dir.to_owned(),
     })?;
@@ -254,7 +247,7 @@ fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
     Ok(info.max_entries())
 }
 
-fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, MapsError> {
+pub(crate) fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, MapsError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
@@ -265,7 +258,7 @@ fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, Maps
     }
 }
 
-fn written(shape: Shape, max_entries: u32, result: Result<(), MapError>) -> Result<(), MapsError> {
+pub(crate) fn written(shape: Shape, max_entries: u32, result: Result<(), MapError>) -> Result<(), MapsError> {
     result.map_err(|source| match errno(&source) {
         // E2BIG from hash maps, ENOSPC from tries (kernel/bpf/{hashtab,lpm_trie}.c).
         Some(libc::E2BIG | libc::ENOSPC) => MapsError::Full {
@@ -279,7 +272,7 @@ fn written(shape: Shape, max_entries: u32, result: Result<(), MapError>) -> Resu
     })
 }
 
-fn removed(shape: Shape, result: Result<(), MapError>) -> Result<bool, MapsError> {
+pub(crate) fn removed(shape: Shape, result: Result<(), MapError>) -> Result<bool, MapsError> {
     match result {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
@@ -291,7 +284,7 @@ fn removed(shape: Shape, result: Result<(), MapError>) -> Result<bool, MapsError
     }
 }
 
-fn collect<A, K, V>(
+pub(crate) fn collect<A, K, V>(
     shape: Shape,
     keys: impl Iterator<Item = Result<A, MapError>>,
     read: impl Fn(A) -> Result<(K, Option<V>), MapsError>,

@@ -104,7 +104,7 @@ impl ServiceSync {
         let backends = &self.backends;
         let gone = |backend: u32| backends.owner(backend).is_none();
         let positions: Vec<u32> = remembering.iter().map(|(position, _)| *position).collect();
-        super::tables::forget(range, positions.iter().copied(), gone, writer);
+        super::tables::disown(range, positions.iter().copied(), gone, writer);
         let mut previous: Vec<u32> = remembering.iter().map(|(_, previous)| *previous).collect();
         previous.sort_unstable();
         previous.dedup();

@@ -1,78 +1,104 @@
-//! One group of frontends into the maps.
+//! One group of frontends into the maps: its backends and its table, up to where entries can point to them.
 
-use causeway_abi::{
-    backend::IN_USE,
-    service::{Service, ServiceKey},
-};
+use causeway_abi::backend::IN_USE;
 
 use super::{
     ServiceSync,
     arena::Range,
     backends::Held,
+    entries::{Newcomer, Old, Ready, all_written},
     groups::{Group, GroupId},
     holds::{Holds, Predecessor},
     maglev,
-    report::{NotApplied, Reason},
+    report::Reason,
     sync::Pass,
-    tables,
-    wanted::{Wanted, frontend_flags, vip},
+    tables::{self, Written},
+    wanted::Wanted,
     writer::{Condition, MapWriter},
 };
-use crate::bpf::desired::{BackendId, VipId};
+use crate::bpf::desired::BackendId;
 
-/// A frontend that is not as desired, and why.
-type Refusal = (VipId, Reason);
-
-/// A group's table and id as `SERVICES` is to show them.
-#[derive(Clone, Copy)]
-struct Target {
-    group: GroupId,
-    range: Option<Range>,
-    service_id: u32,
+/// A table to which nothing points yet. Its backends are referenced.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// `None` without backends.
+    pub range: Option<Range>,
+    pub written: Written,
 }
 
 impl ServiceSync {
-    /// Brings one group to what is wanted; `None` for one that is new. What cannot be done is in the pass's report.
-    pub(super) fn apply(
+    /// Brings one group to what is wanted; `None` for one that is new, which joins the newcomers. What cannot be done is in the
+    /// pass's report.
+    pub(super) fn apply<'a>(
         &mut self,
-        owner: &str,
-        wanted: &Wanted<'_>,
+        owner: &'a str,
+        mut wanted: Wanted<'a>,
         group: Option<GroupId>,
+        newcomers: &mut Vec<Newcomer<'a>>,
         pass: &mut Pass<'_, impl MapWriter>,
     ) {
-        let refusal = match self.try_apply(owner, wanted, group, pass) {
-            Ok(refusal) => refusal,
-            Err(reason) => Some((wanted.frontends[0].1.vip, reason)),
-        };
-        if let Some((vip, reason)) = refusal {
-            let name = wanted.desired.name.clone();
-            pass.report.not_applied.push(NotApplied { name, vip, reason });
+        let current = group.and_then(|id| Some((id, self.groups.get(id)?)));
+        if let Some((group, Group { owns_id: true, .. })) = current {
+            match self.change(&mut wanted, group, pass) {
+                Ok(old) => self.point(vec![Ready { wanted, group, old }], pass),
+                Err(reason) => pass.refuse(&wanted, wanted.vip(), reason),
+            }
+            return;
+        }
+        let group = current.map(|(id, _)| id);
+        match self.prepare(&wanted, group, pass) {
+            Ok((table, service_id)) => newcomers.push(Newcomer {
+                owner,
+                wanted,
+                group,
+                table,
+                service_id,
+            }),
+            Err(reason) => pass.refuse(&wanted, wanted.vip(), reason),
+        }
+        if group.is_some() {
+            // At once, while its number is its.
+            self.admit(std::mem::take(newcomers), pass);
         }
     }
 
-    fn try_apply(
+    /// Brings a group that is there to what is wanted, up to its entries. Answers what it had before.
+    fn change(
         &mut self,
-        owner: &str,
+        wanted: &mut Wanted<'_>,
+        group: GroupId,
+        pass: &mut Pass<'_, impl MapWriter>,
+    ) -> Result<Old, Reason> {
+        let Some(current) = self.groups.get(group) else {
+            return Ok(Old::default());
+        };
+        if !current.stale && current.choice == wanted.choice && !self.may_shrink(current) {
+            if current.members != wanted.members {
+                self.hold_members(wanted, group, pass)?;
+            }
+            self.describe(wanted, group, pass)?;
+            return Ok(Old::default());
+        }
+        let table = self.build(wanted, Some(group), pass)?;
+        self.describe(wanted, group, pass)
+            .inspect_err(|_| self.let_go(table.range, &wanted.members, pass.now))?;
+        Ok(self.replace(wanted, group, table))
+    }
+
+    /// Makes a table, and finds an id, for a group that has none of its own.
+    fn prepare(
+        &mut self,
         wanted: &Wanted<'_>,
         group: Option<GroupId>,
         pass: &mut Pass<'_, impl MapWriter>,
-    ) -> Result<Option<Refusal>, Reason> {
-        let Some((id, current)) = group.and_then(|id| Some((id, self.groups.get(id)?))) else {
-            return self.replace(owner, wanted, None, pass);
+    ) -> Result<(Table, u32), Reason> {
+        let table = self.build(wanted, group, pass)?;
+        let Some(service_id) = self.ids.allocate(pass.now) else {
+            // Never visible to a program, but resting costs nothing.
+            self.let_go(table.range, &wanted.members, pass.now);
+            return Err(Reason::IdsFull);
         };
-        if current.stale || current.choice != wanted.choice || self.may_shrink(current) {
-            return self.replace(owner, wanted, group, pass);
-        }
-        let target = Target {
-            group: id,
-            range: current.range,
-            service_id: current.service_id,
-        };
-        if current.members != wanted.members {
-            self.hold_members(wanted, id, pass)?;
-        }
-        self.describe(wanted, target, pass)?;
-        Ok(self.point(wanted, target, pass))
+        Ok((table, service_id))
     }
 
     /// Whether a table may shrink: one of a single backend loses nothing by that; others only do so where another service found
@@ -102,200 +128,69 @@ impl ServiceSync {
         Ok(())
     }
 
-    /// Writes a group with a new table.
-    fn replace(
+    /// Writes a new table, beside the one that the group has.
+    fn build(
         &mut self,
-        owner: &str,
         wanted: &Wanted<'_>,
         group: Option<GroupId>,
         pass: &mut Pass<'_, impl MapWriter>,
-    ) -> Result<Option<Refusal>, Reason> {
+    ) -> Result<Table, Reason> {
         let held = self.take(&wanted.members, pass)?;
         let before = group.and_then(|id| self.groups.get(id)).filter(|group| !group.stale);
         let current = before.and_then(|group| group.range).map_or(0, |range| range.len);
         // A table that is too large stays as it is while its backends come and go.
         let shrinks = before.is_some_and(|group| group.choice == wanted.choice && self.may_shrink(group));
-        let range = match self.allocate(wanted.choice.len(), if shrinks { 0 } else { current }) {
-            Ok(range) => range,
-            Err(reason) => {
-                self.let_go(None, &wanted.members, pass.now);
-                return Err(reason);
-            }
+        let range = self
+            .allocate(wanted.choice.len(), if shrinks { 0 } else { current })
+            .inspect_err(|_| self.let_go(None, &wanted.members, pass.now))?;
+        let Some(new) = range else {
+            let written = Written::default();
+            return Ok(Table { range, written });
         };
-        let written = range.map(|range| self.write_table(range, wanted, &held, group, pass));
-        let target = match self.identify(owner, wanted, group, range, pass) {
-            Ok(target) => target,
-            Err(reason) => {
-                // Never visible to a program, but resting costs nothing.
-                self.let_go(range, &wanted.members, pass.now);
-                return Err(reason);
-            }
-        };
-        // New slots in place of the old ones: whatever still points there is sent on below.
-        let (old_range, old_members) = self.groups.get_mut(target.group).map_or((None, Vec::new()), |group| {
-            let old = std::mem::replace(&mut group.members, wanted.members.clone());
-            group.choice.clone_from(&wanted.choice);
-            group.holds = Holds::default();
-            group.stale = false;
-            (std::mem::replace(&mut group.range, range), old)
-        });
-        if let Some(written) = written {
-            self.remember(target.group, written.holds, &written.remembered);
-        }
-        let refusal = self.point(wanted, target, pass);
-        let strays = self.strays(target);
-        if strays {
-            tracing::error!(
-                service = wanted.desired.name,
-                "an entry could not be changed; its old table stays"
-            );
-        }
-        self.let_go(old_range.filter(|_| !strays), &old_members, pass.now);
-        if self.groups.get(target.group).is_some_and(|group| group.keys.is_empty()) {
-            self.drop_group(target.group, pass);
-        }
-        Ok(refusal)
-    }
-
-    fn write_table(
-        &self,
-        range: Range,
-        wanted: &Wanted<'_>,
-        held: &[Held],
-        group: Option<GroupId>,
-        pass: &mut Pass<'_, impl MapWriter>,
-    ) -> tables::Written {
         let before = group.and_then(|id| self.groups.get(id)).filter(|group| !group.stale);
         let before = before.and_then(|group| {
             let (range, holds) = (group.range?, &group.holds);
             Some(Predecessor { range, holds })
         });
-        let held = wanted.held_by_choice(held);
-        pass.report.slots_written += range.len as usize;
-        tables::write(range, &wanted.choice, &held, before, pass.now + self.hold, pass.writer)
+        let held = wanted.held_by_choice(&held);
+        pass.report.slots_written += new.len as usize;
+        let written = tables::write(new, &wanted.choice, &held, before, pass.now + self.hold, pass.writer);
+        Ok(Table { range, written })
     }
 
-    /// Gives a group its id, name and source ranges, and makes it if it is new.
-    fn identify(
-        &mut self,
-        owner: &str,
-        wanted: &Wanted<'_>,
-        group: Option<GroupId>,
-        range: Option<Range>,
-        pass: &mut Pass<'_, impl MapWriter>,
-    ) -> Result<Target, Reason> {
-        let kept = group.and_then(|id| Some((id, self.groups.get(id)?)));
-        if let Some((group, kept)) = kept.filter(|(_, kept)| kept.owns_id) {
-            let service_id = kept.service_id;
-            let target = Target {
-                group,
-                range,
-                service_id,
-            };
-            self.describe(wanted, target, pass)?;
-            return Ok(target);
+    /// New slots, and the wanted backends, in place of a group's old ones: whatever still points there is to be sent on.
+    pub(super) fn replace(&mut self, wanted: &mut Wanted<'_>, group: GroupId, table: Table) -> Old {
+        let mut old = Old::default();
+        if let Some(group) = self.groups.get_mut(group) {
+            old.range = std::mem::replace(&mut group.range, table.range);
+            old.members = std::mem::replace(&mut group.members, std::mem::take(&mut wanted.members));
+            group.choice = std::mem::take(&mut wanted.choice);
+            group.holds = Holds::default();
+            group.stale = false;
         }
-        let service_id = self.ids.allocate(pass.now).ok_or(Reason::IdsFull)?;
-        let described = (|| {
-            pass.writer.clear_counters(service_id)?;
-            pass.writer.put_name(service_id, &wanted.desired.name)?;
-            pass.writer.set_source_ranges(service_id, wanted.source_ranges)
-        })();
-        if let Err(error) = described {
-            pass.writer.remove_name(service_id);
-            self.ids.release(service_id, pass.now);
-            return Err(error.into());
-        }
-        let identity = |group: &mut Group| {
-            group.service_id = service_id;
-            group.owns_id = true;
-            group.name.clone_from(&wanted.desired.name);
-            group.source_ranges = Some(wanted.source_ranges.to_vec());
-        };
-        let group = group.filter(|id| self.groups.get(*id).is_some()).unwrap_or_else(|| {
-            let owner = self.groups.shared_name(owner);
-            self.groups.insert(Group::empty(owner))
-        });
-        self.groups.get_mut(group).map(identity);
-        Ok(Target {
-            group,
-            range,
-            service_id,
-        })
+        self.remember(group, table.written.holds, &table.written.remembered);
+        old
     }
 
     /// Name and source ranges of a group that has its id; before the entries that ask for them.
     fn describe(
         &mut self,
         wanted: &Wanted<'_>,
-        target: Target,
+        group: GroupId,
         pass: &mut Pass<'_, impl MapWriter>,
     ) -> Result<(), Reason> {
-        let Some(group) = self.groups.get_mut(target.group) else {
+        let Some(group) = self.groups.get_mut(group) else {
             return Ok(());
         };
         if group.source_ranges.as_deref() != Some(wanted.source_ranges) {
-            pass.writer.set_source_ranges(target.service_id, wanted.source_ranges)?;
+            pass.writer.set_source_ranges(group.service_id, wanted.source_ranges)?;
             group.source_ranges = Some(wanted.source_ranges.to_vec());
         }
         if group.name != wanted.desired.name {
-            pass.writer.put_name(target.service_id, &wanted.desired.name)?;
+            all_written(pass.writer.put_names(&[group.service_id], &[&wanted.desired.name]))?;
             group.name.clone_from(&wanted.desired.name);
         }
         Ok(())
-    }
-
-    /// Points the entries of `SERVICES` to a group's table: those that are there already first, so that no old one is left when
-    /// there is no room for new ones. Answers the first that could not be written.
-    fn point(&mut self, wanted: &Wanted<'_>, target: Target, pass: &mut Pass<'_, impl MapWriter>) -> Option<Refusal> {
-        let flagged = wanted
-            .frontends
-            .iter()
-            .map(|(key, frontend)| (*key, frontend_flags(frontend)));
-        // Also those that should have gone and could not be removed.
-        let group = self.groups.get(target.group);
-        let left_over: Vec<(ServiceKey, u32)> = group
-            .map_or(&[][..], |group| &group.keys)
-            .iter()
-            .filter(|key| wanted.keys().all(|wanted| wanted != **key))
-            .filter_map(|key| Some((*key, self.groups.entry(key)?.service.flags)))
-            .collect();
-        let mut entries: Vec<(ServiceKey, u32)> = flagged.chain(left_over).collect();
-        entries.sort_by_key(|(key, _)| self.groups.entry(key).is_none());
-        let mut refusal = None;
-        for (key, flags) in entries {
-            let service = Service {
-                slot_base: target.range.map_or(0, |range| range.base),
-                slot_count: target.range.map_or(0, |range| range.len),
-                service_id: target.service_id,
-                flags,
-                affinity_seconds: wanted.desired.affinity_seconds,
-            };
-            let present = self.groups.entry(&key);
-            if present.is_some_and(|entry| entry.group == target.group && entry.service == service) {
-                continue;
-            }
-            match pass.writer.put_service(&key, &service) {
-                Ok(()) => {
-                    pass.report.services_written += 1;
-                    if let Some(emptied) = self.groups.assign(key, target.group, service) {
-                        self.drop_group(emptied, pass);
-                    }
-                }
-                Err(error) => {
-                    refusal.get_or_insert((vip(&key), error.into()));
-                }
-            }
-        }
-        refusal
-    }
-
-    /// Whether an entry of a group points elsewhere than to its table.
-    fn strays(&self, target: Target) -> bool {
-        let keys = self.groups.get(target.group).map_or(&[][..], |group| &group.keys);
-        let entries = keys.iter().filter_map(|key| self.groups.entry(key));
-        let base = target.range.map_or(0, |range| range.base);
-        entries.into_iter().any(|entry| entry.service.slot_base != base)
     }
 
     /// References backends and writes their elements.
@@ -303,9 +198,7 @@ impl ServiceSync {
         let mut held = Vec::with_capacity(members.len());
         for id in members {
             let Some(one) = self.backends.acquire(*id) else {
-                for id in &members[..held.len()] {
-                    self.backends.release(id);
-                }
+                self.let_go(None, &members[..held.len()], pass.now);
                 return Err(Reason::BackendsFull);
             };
             held.push(one);

@@ -4,7 +4,7 @@
 //! let go, so that established flows can end. Only then may it go to another backend, under the next generation.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map},
     time::{Duration, Instant},
 };
 
@@ -79,6 +79,13 @@ impl BackendIndexes {
         });
     }
 
+    /// Makes room for so many backends.
+    pub fn reserve(&mut self, backends: usize) {
+        let backends = backends.min(self.capacity as usize);
+        self.by_id.reserve(backends.saturating_sub(self.by_id.len()));
+        self.entries.reserve(backends.saturating_sub(self.entries.len()));
+    }
+
     /// Where a backend is, if it has an index.
     pub fn held(&self, id: &BackendId) -> Option<Held> {
         let index = *self.by_id.get(id)?;
@@ -101,9 +108,11 @@ impl BackendIndexes {
 
     /// Counts one more reference to a backend, giving it an index if it has none. `None` when all are taken.
     pub fn acquire(&mut self, id: BackendId) -> Option<Held> {
-        let index = match self.by_id.get(&id) {
-            Some(&index) => index,
-            None => self.allocate(id)?,
+        let index = match self.by_id.entry(id) {
+            hash_map::Entry::Occupied(place) => *place.get(),
+            hash_map::Entry::Vacant(place) => {
+                *place.insert(allocate(id, &mut self.entries, &mut self.freed, self.capacity)?)
+            }
         };
         let entry = &mut self.entries[index as usize];
         entry.references += 1;
@@ -178,29 +187,29 @@ impl BackendIndexes {
         }
         None
     }
+}
 
-    fn allocate(&mut self, id: BackendId) -> Option<u32> {
-        let fresh = self.entries.len() as u32;
-        let index = if let Some(index) = self.freed.pop_front() {
-            index
-        } else if fresh < self.capacity {
-            self.entries.push(Entry::default());
-            fresh
-        } else {
-            return None;
-        };
-        let entry = &mut self.entries[index as usize];
-        // Generation 0 means "never used".
-        let generation = entry.generation.wrapping_add(1).max(1);
-        *entry = Entry {
-            owner: Some(id),
-            generation,
-            references: 0,
-            left_at: None,
-        };
-        self.by_id.insert(id, index);
-        Some(index)
-    }
+/// Gives a free index to a backend.
+fn allocate(id: BackendId, entries: &mut Vec<Entry>, freed: &mut VecDeque<u32>, capacity: u32) -> Option<u32> {
+    let fresh = entries.len() as u32;
+    let index = if let Some(index) = freed.pop_front() {
+        index
+    } else if fresh < capacity {
+        entries.push(Entry::default());
+        fresh
+    } else {
+        return None;
+    };
+    let entry = &mut entries[index as usize];
+    // Generation 0 means "never used".
+    let generation = entry.generation.wrapping_add(1).max(1);
+    *entry = Entry {
+        owner: Some(id),
+        generation,
+        references: 0,
+        left_at: None,
+    };
+    Some(index)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What services want of their backends, when several share one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use causeway_abi::backend::{IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING};
 
@@ -13,14 +13,24 @@ pub type Claim = (BackendId, Condition);
 /// The claims of all services.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// Different conditions and how often each is claimed; nearly always one.
-    by_backend: HashMap<BackendId, Vec<(Condition, u32)>>,
+    by_backend: HashMap<BackendId, Claimed>,
+}
+
+/// Different conditions and how often each is claimed; nearly always one.
+#[derive(Debug)]
+struct Claimed {
+    first: (Condition, u32),
+    others: Vec<(Condition, u32)>,
 }
 
 impl Claims {
-    /// Replaces one owner's claims by others, both sorted, and answers the backends for which that may make a difference.
-    pub fn replace(&mut self, before: &[Claim], after: &[Claim]) -> Vec<BackendId> {
-        let mut touched = Vec::new();
+    /// Makes room for so many backends.
+    pub fn reserve(&mut self, backends: usize) {
+        self.by_backend.reserve(backends.saturating_sub(self.by_backend.len()));
+    }
+
+    /// Replaces one owner's claims by others, both sorted, and tells of the backends for which that may make a difference.
+    pub fn replace(&mut self, before: &[Claim], after: &[Claim], mut touched: impl FnMut(BackendId)) {
         let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
@@ -37,26 +47,22 @@ impl Claims {
             // What both have at one place stays; the rest comes or goes.
             if let Some(claim) = order.is_lt().then(|| old.next()).flatten() {
                 self.withdraw(claim);
-                touched.push(claim.0);
+                touched(claim.0);
             } else if let Some(claim) = new.next() {
                 self.add(claim);
-                touched.push(claim.0);
+                touched(claim.0);
             }
         }
-        touched.dedup();
-        touched
     }
 
     /// A backend as all of its services want it: ready when all say so, terminating when any does. `None` when nobody wants it.
     pub fn condition(&self, id: &BackendId) -> Option<Condition> {
-        let claims = self.by_backend.get(id)?;
-        let merged = claims
-            .iter()
-            .map(|(condition, _)| *condition)
-            .reduce(|a, b| Condition {
-                flags: (a.flags | b.flags) & (a.flags & b.flags | !READY),
-                node: a.node.max(b.node),
-            })?;
+        let claimed = self.by_backend.get(id)?;
+        let others = claimed.others.iter().map(|(condition, _)| *condition);
+        let merged = others.fold(claimed.first.0, |a, b| Condition {
+            flags: (a.flags | b.flags) & (a.flags & b.flags | !READY),
+            node: a.node.max(b.node),
+        });
         let here = merged.flags & LOCAL != 0;
         Some(Condition {
             node: merged.node.filter(|_| !here),
@@ -65,23 +71,38 @@ impl Claims {
     }
 
     fn add(&mut self, (id, condition): &Claim) {
-        let claims = self.by_backend.entry(*id).or_default();
-        match claims.iter_mut().find(|(known, _)| known == condition) {
-            Some((_, count)) => *count += 1,
-            None => claims.push((*condition, 1)),
+        match self.by_backend.entry(*id) {
+            Entry::Vacant(place) => {
+                place.insert(Claimed {
+                    first: (*condition, 1),
+                    others: Vec::new(),
+                });
+            }
+            Entry::Occupied(place) => {
+                let Claimed { first, others } = place.into_mut();
+                let mut all = std::iter::once(first).chain(&mut *others);
+                match all.find(|(known, _)| known == condition) {
+                    Some((_, count)) => *count += 1,
+                    None => others.push((*condition, 1)),
+                }
+            }
         }
     }
 
     fn withdraw(&mut self, (id, condition): &Claim) {
-        let Some(claims) = self.by_backend.get_mut(id) else {
+        let Some(Claimed { first, others }) = self.by_backend.get_mut(id) else {
             return;
         };
-        if let Some((_, count)) = claims.iter_mut().find(|(known, _)| known == condition) {
+        let mut all = std::iter::once(&mut *first).chain(&mut *others);
+        if let Some((_, count)) = all.find(|(known, _)| known == condition) {
             *count -= 1;
         }
-        claims.retain(|(_, count)| *count > 0);
-        if claims.is_empty() {
-            self.by_backend.remove(id);
+        others.retain(|(_, count)| *count > 0);
+        if first.1 == 0 {
+            match others.pop() {
+                Some(other) => *first = other,
+                None => drop(self.by_backend.remove(id)),
+            }
         }
     }
 }
@@ -117,15 +138,26 @@ mod tests {
         Condition { flags, node: None }
     }
 
+    /// The backends that a replacement touches, each once.
+    fn replace(claims: &mut Claims, before: &[Claim], after: &[Claim]) -> Vec<BackendId> {
+        let mut touched = Vec::new();
+        claims.replace(before, after, |id| touched.push(id));
+        touched.dedup();
+        touched
+    }
+
     #[test]
     fn a_backend_of_two_services_is_ready_when_both_say_so() {
         let mut claims = Claims::default();
-        claims.replace(&[], &[(id(1), with(IN_USE | READY))]);
-        assert_eq!(claims.replace(&[], &[(id(1), with(IN_USE | TERMINATING))]), [id(1)]);
+        replace(&mut claims, &[], &[(id(1), with(IN_USE | READY))]);
+        assert_eq!(
+            replace(&mut claims, &[], &[(id(1), with(IN_USE | TERMINATING))]),
+            [id(1)]
+        );
         assert_eq!(claims.condition(&id(1)), Some(with(IN_USE | TERMINATING)));
-        claims.replace(&[(id(1), with(IN_USE | TERMINATING))], &[]);
+        replace(&mut claims, &[(id(1), with(IN_USE | TERMINATING))], &[]);
         assert_eq!(claims.condition(&id(1)), Some(with(IN_USE | READY)));
-        claims.replace(&[(id(1), with(IN_USE | READY))], &[]);
+        replace(&mut claims, &[(id(1), with(IN_USE | READY))], &[]);
         assert_eq!(claims.condition(&id(1)), None);
     }
 
@@ -138,16 +170,16 @@ mod tests {
             (id(2), with(IN_USE)),
             (id(3), with(IN_USE)),
         ];
-        claims.replace(&[], &before);
+        replace(&mut claims, &[], &before);
         let after = [
             (id(1), with(IN_USE)),
             (id(2), with(IN_USE)),
             (id(3), with(IN_USE | READY)),
             (id(4), with(IN_USE)),
         ];
-        assert_eq!(claims.replace(&before, &after), [id(2), id(3), id(4)]);
+        assert_eq!(replace(&mut claims, &before, &after), [id(2), id(3), id(4)]);
         assert_eq!(claims.condition(&id(2)), Some(with(IN_USE)), "one of two is left");
-        claims.replace(&after, &[]);
+        replace(&mut claims, &after, &[]);
         assert_eq!(claims.condition(&id(2)), None);
     }
 }

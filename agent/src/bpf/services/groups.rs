@@ -162,8 +162,8 @@ impl Groups {
         self.owners.keys()
     }
 
-    /// Replaces an owner's claims, and answers those it had.
-    pub fn set_claims(&mut self, name: &str, claims: Vec<Claim>) -> Vec<Claim> {
+    /// Replaces an owner's claims, and answers those it had and those it has.
+    pub fn set_claims(&mut self, name: &str, claims: Vec<Claim>) -> (Vec<Claim>, &[Claim]) {
         let before = match self.owners.get_mut(name) {
             Some(owner) => std::mem::replace(&mut owner.claims, claims),
             None if claims.is_empty() => Vec::new(),
@@ -172,12 +172,19 @@ impl Groups {
                     claims,
                     groups: Vec::new(),
                 };
-                self.owners.insert(Arc::from(name), owner);
-                Vec::new()
+                let owner = self.owners.entry(Arc::from(name)).insert_entry(owner).into_mut();
+                return (Vec::new(), &owner.claims);
             }
         };
         self.forget_if_empty(name);
-        before
+        (before, self.owners.get(name).map_or(&[], |owner| &owner.claims))
+    }
+
+    /// Makes room for so many owners, each with an entry.
+    pub fn reserve(&mut self, owners: usize) {
+        self.owners.reserve(owners.saturating_sub(self.owners.len()));
+        self.entries.reserve(owners.saturating_sub(self.entries.len()));
+        self.slab.reserve(owners.saturating_sub(self.slab.len()));
     }
 
     fn forget_if_empty(&mut self, name: &str) {

@@ -1,14 +1,15 @@
 //! Service ids: small numbers that index `SERVICE_COUNTERS`.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
 /// Ids 1 to `max`.
 #[derive(Debug)]
 pub struct ServiceIds {
-    used: HashSet<u32>,
+    /// By id.
+    used: Vec<bool>,
     next: u32,
     max: u32,
     /// Released ids, oldest first; they rest so that a program still counting for the old service is done.
@@ -20,7 +21,7 @@ impl ServiceIds {
     /// All free.
     pub fn new(max: u32, grace: Duration) -> Self {
         Self {
-            used: HashSet::new(),
+            used: vec![false; max as usize + 1],
             next: 1,
             max,
             resting: VecDeque::new(),
@@ -30,7 +31,7 @@ impl ServiceIds {
 
     /// Marks an id as used; false when it is used already or out of range.
     pub fn claim(&mut self, id: u32) -> bool {
-        id >= 1 && id <= self.max && self.used.insert(id)
+        id >= 1 && id <= self.max && !std::mem::replace(&mut self.used[id as usize], true)
     }
 
     /// Takes an id: a new one while there are any, else the one that has rested longest.
@@ -38,7 +39,7 @@ impl ServiceIds {
         while self.next <= self.max {
             let id = self.next;
             self.next += 1;
-            if self.used.insert(id) {
+            if self.claim(id) {
                 return Some(id);
             }
         }
@@ -47,13 +48,13 @@ impl ServiceIds {
             return None;
         }
         self.resting.pop_front();
-        self.used.insert(id);
+        self.used[id as usize] = true;
         Some(id)
     }
 
     /// Gives an id back.
     pub fn release(&mut self, id: u32, now: Instant) {
-        self.used.remove(&id);
+        self.used[id as usize] = false;
         if id < self.next {
             self.resting.push_back((now, id));
         }

@@ -8,17 +8,17 @@ mod apply;
 pub mod arena;
 pub mod backends;
 mod claims;
+mod entries;
 mod groups;
 mod holds;
 mod ids;
 pub mod maglev;
 mod report;
 mod sync;
-#[cfg(test)]
-mod sync_tests;
 mod tables;
 #[cfg(test)]
-mod update_tests;
+mod tests;
+mod unsettled;
 mod wanted;
 pub mod writer;
 

@@ -7,8 +7,9 @@ use std::{
 
 use causeway_abi::{
     backend::{IN_USE, READY, TERMINATING},
-    service::ServiceKey,
+    service::{SCOPE_NODE, ServiceKey},
 };
+use causeway_ebpf::select::slot;
 use causeway_maps::Protocol;
 
 use super::{
@@ -18,12 +19,13 @@ use super::{
     groups::{GroupId, Groups},
     holds::Holds,
     ids::ServiceIds,
-    report::{NotApplied, SyncReport},
-    tables,
-    wanted::{Wanted, vip},
-    writer::MapWriter,
+    report::{NotApplied, Reason, SyncReport},
+    tables, unsettled,
+    unsettled::Unsettled,
+    wanted::{Wanted, service_key, vip},
+    writer::{MapWriter, WrittenFlow},
 };
-use crate::bpf::desired::{BackendId, DesiredService, DesiredServices, ServicesOf};
+use crate::bpf::desired::{BackendId, DesiredService, DesiredServices, ServicesOf, VipId};
 
 /// How long freed things rest.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,9 @@ impl Default for Grace {
 /// Slots that one pass makes forget at most, so that no pass takes long. It is about a millisecond.
 const FORGET_AT_ONCE: usize = 65_536;
 
+/// New groups that become visible together at least, where there are so many: few calls of the kernel, and still soon.
+const TOGETHER: usize = 256;
+
 /// What the maps hold, as far as services go, and who owns what in them.
 #[derive(Debug)]
 pub struct ServiceSync {
@@ -64,6 +69,10 @@ pub struct ServiceSync {
     expiring: VecDeque<(Instant, GroupId)>,
     /// The groups whose slots remember a backend index. Some may have forgotten it.
     remembered: HashMap<u32, BTreeSet<GroupId>>,
+    /// Backends whose slots do not decide alone.
+    unsettled: Unsettled,
+    /// How long they are left so at least: longer than any BPF program runs.
+    rest: Duration,
 }
 
 /// One pass.
@@ -71,6 +80,14 @@ pub(super) struct Pass<'w, W> {
     pub now: Instant,
     pub writer: &'w mut W,
     pub report: SyncReport,
+}
+
+impl<W> Pass<'_, W> {
+    /// Notes that something wanted cannot be.
+    pub fn refuse(&mut self, wanted: &Wanted<'_>, vip: VipId, reason: Reason) {
+        let name = wanted.desired.name.clone();
+        self.report.not_applied.push(NotApplied { name, vip, reason });
+    }
 }
 
 /// What a pass is to do for one owner.
@@ -96,6 +113,8 @@ impl ServiceSync {
             short_of_slots: false,
             expiring: VecDeque::new(),
             remembered: HashMap::new(),
+            unsettled: Unsettled::default(),
+            rest: grace.slots,
         }
     }
 
@@ -111,19 +130,53 @@ impl ServiceSync {
         }
         self.backends.all_seen();
         let settled = self.settle(now, writer);
-        let mut report = self.apply_all(&by_owner, now, writer);
-        report.backends_written += settled.backends_written;
-        report.gone.extend(settled.gone);
-        report
+        let mut pass = self.begin(now, writer);
+        pass.report.backends_written += settled.backends_written;
+        pass.report.gone.extend(settled.gone);
+        let plans = by_owner
+            .iter()
+            .map(|(owner, services)| self.plan(owner, services.iter().copied()));
+        self.apply_all(plans.collect(), &mut pass);
+        self.end(pass)
     }
 
-    /// Brings the maps to what is desired of some owners; each with all of its services, none for one that is gone. Others stay
-    /// as they are, but for frontends that one of these takes over.
-    pub fn update(&mut self, owners: &[ServicesOf], now: Instant, writer: &mut impl MapWriter) -> SyncReport {
-        let by_owner = owners
-            .iter()
-            .map(|of| (of.owner.as_str(), of.services.iter().collect()));
-        self.apply_all(&by_owner.collect(), now, writer)
+    /// Brings the maps to what is desired of some owners, each once and with all of its services, none for one that is gone. Others
+    /// stay as they are, but for frontends that one of these takes over.
+    ///
+    /// Of very many, those that nothing in the maps has to do with are dealt with as they come, and forgotten.
+    pub fn update(
+        &mut self,
+        owners: impl IntoIterator<Item = ServicesOf>,
+        now: Instant,
+        writer: &mut impl MapWriter,
+    ) -> SyncReport {
+        let owners = owners.into_iter();
+        self.reserve(owners.size_hint().0);
+        let mut pass = self.begin(now, writer);
+        let (mut apart, mut entangled) = (Vec::new(), Vec::new());
+        for of in owners {
+            let side = if self.is_apart(&of) { &mut apart } else { &mut entangled };
+            side.push(of);
+            if apart.len() >= TOGETHER {
+                self.update_part(&apart, &mut pass);
+                apart.clear();
+            }
+        }
+        entangled.append(&mut apart);
+        self.update_part(&entangled, &mut pass);
+        self.end(pass)
+    }
+
+    /// Whether no other owner can have a frontend that this one wants, nor it one that another wants.
+    fn is_apart(&self, of: &ServicesOf) -> bool {
+        let mut frontends = of.services.iter().flat_map(|service| &service.frontends);
+        self.groups.owner(&of.owner).is_none()
+            && frontends.all(|frontend| self.groups.entry(&service_key(&frontend.vip, frontend.scope)).is_none())
+    }
+
+    fn update_part(&mut self, owners: &[ServicesOf], pass: &mut Pass<'_, impl MapWriter>) {
+        let plans = owners.iter().map(|of| self.plan(&of.owner, of.services.iter()));
+        self.apply_all(plans.collect(), pass);
     }
 
     /// Says that the next update is about every owner that there is and that there was: backends in adopted maps that nobody wants
@@ -140,7 +193,8 @@ impl ServiceSync {
     /// When [`settle`](Self::settle) has something to do next.
     pub fn next_due(&self) -> Option<Instant> {
         let forgetting = self.expiring.front().map(|(until, _)| *until);
-        forgetting.into_iter().chain(self.backends.next_due()).min()
+        let others = [self.backends.next_due(), self.unsettled.next_due()];
+        forgetting.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Frees what has rested long enough, a bounded part of it at once.
@@ -153,15 +207,18 @@ impl ServiceSync {
         let mut budget = FORGET_AT_ONCE;
         self.free(&mut pass, &mut budget);
         self.forget(&mut pass, &mut budget);
+        self.settle_backends(&mut pass);
         pass.report
     }
 
-    fn apply_all(
-        &mut self,
-        by_owner: &BTreeMap<&str, Vec<&DesiredService>>,
-        now: Instant,
-        writer: &mut impl MapWriter,
-    ) -> SyncReport {
+    /// Makes room for so many services with a backend or more each.
+    fn reserve(&mut self, services: usize) {
+        self.groups.reserve(services);
+        self.claims.reserve(services);
+        self.backends.reserve(services);
+    }
+
+    fn begin<'w, W: MapWriter>(&mut self, now: Instant, writer: &'w mut W) -> Pass<'w, W> {
         let mut pass = Pass {
             now,
             writer,
@@ -169,32 +226,44 @@ impl ServiceSync {
         };
         let mut budget = FORGET_AT_ONCE;
         self.free(&mut pass, &mut budget);
-        let mut plans: Vec<_> = by_owner
-            .iter()
-            .map(|(owner, services)| self.plan(owner, services))
-            .collect();
-        self.remove_frontends(&plans, &mut pass);
-        let postponed = self.claim(&mut plans, &mut pass);
-        for plan in &plans {
-            for (wanted, group) in &plan.wanted {
-                self.apply(plan.owner, wanted, *group, &mut pass);
-            }
-        }
-        // Also where a table that points to one could not be replaced.
-        retire(&postponed, &mut pass);
-        let retired = self.backends.retire_unreferenced(now);
+        pass
+    }
+
+    fn end(&mut self, mut pass: Pass<'_, impl MapWriter>) -> SyncReport {
+        let retired = self.backends.retire_unreferenced(pass.now);
         retire(&retired, &mut pass);
+        for index in pass.writer.take_unsettled() {
+            self.unsettled.put(index, pass.now + self.rest);
+        }
         pass.report
     }
 
+    fn apply_all(&mut self, mut plans: Vec<Plan<'_>>, pass: &mut Pass<'_, impl MapWriter>) {
+        self.remove_frontends(&plans, pass);
+        let postponed = self.claim(&mut plans, pass);
+        let mut newcomers = Vec::new();
+        for plan in plans {
+            for (wanted, group) in plan.wanted {
+                self.apply(plan.owner, wanted, group, &mut newcomers, pass);
+            }
+            if newcomers.len() >= TOGETHER {
+                self.admit(std::mem::take(&mut newcomers), pass);
+            }
+        }
+        self.admit(newcomers, pass);
+        // Also where a table that points to one could not be replaced.
+        retire(&postponed, pass);
+    }
+
     /// Which group becomes what: the one that has a frontend of it already.
-    fn plan<'a>(&self, owner: &'a str, services: &[&'a DesiredService]) -> Plan<'a> {
+    fn plan<'a>(&self, owner: &'a str, services: impl ExactSizeIterator<Item = &'a DesiredService>) -> Plan<'a> {
         let mut obsolete = self
             .groups
             .owner(owner)
             .map_or_else(Vec::new, |owner| owner.groups.clone());
-        let mut wanted = Vec::new();
-        let mut claims: Vec<Claim> = Vec::new();
+        let mut wanted = Vec::with_capacity(services.len());
+        let services = services.collect::<Vec<_>>();
+        let mut claims: Vec<Claim> = Vec::with_capacity(services.iter().map(|service| service.backends.len()).sum());
         for service in services {
             claims.extend(service.backends.iter().map(claims::claim));
             for one in Wanted::of(service) {
@@ -228,6 +297,7 @@ impl ServiceSync {
         }
         let all_wanted = plans.iter().flat_map(|plan| &plan.wanted);
         let wanted: HashSet<ServiceKey> = all_wanted.flat_map(|(wanted, _)| wanted.keys()).collect();
+        let mut removed = Vec::new();
         for key in held.into_iter().filter(|key| !wanted.contains(key)) {
             if let Err(error) = pass.writer.remove_service(&key) {
                 let group = self.groups.entry(&key).and_then(|entry| self.groups.get(entry.group));
@@ -240,9 +310,16 @@ impl ServiceSync {
                 continue;
             }
             pass.report.services_removed += 1;
+            if key.scope == SCOPE_NODE {
+                removed.push(key);
+            }
             if let Some(emptied) = self.groups.unassign(&key) {
                 self.drop_group(emptied, pass);
             }
+        }
+        // Another service that has such an address later has nothing to do with these flows.
+        if !removed.is_empty() {
+            pass.writer.forget_flows_of(&removed);
         }
     }
 
@@ -253,22 +330,19 @@ impl ServiceSync {
         let mut concerned = Vec::new();
         for plan in plans.iter_mut() {
             let claims = std::mem::take(&mut plan.claims);
-            concerned.extend(claims.iter().map(|(id, _)| *id));
-            let before = self.groups.set_claims(plan.owner, claims);
-            let now = self.groups.owner(plan.owner).map_or(&[][..], |owner| &owner.claims);
-            concerned.extend(self.claims.replace(&before, now));
+            // A backend without references comes back into service with the table that is written next.
+            let mut concern = |id| concerned.extend(self.backends.referenced(&id).map(|held| (id, held)));
+            claims.iter().for_each(|(id, _)| concern(*id));
+            let (before, now) = self.groups.set_claims(plan.owner, claims);
+            self.claims.replace(&before, now, &mut concern);
             // What was adopted was claimed by nobody yet.
             let groups = plan.groups().filter_map(|group| self.groups.get(group));
-            concerned.extend(groups.flat_map(|group| group.members.iter().copied()));
+            groups.flat_map(|group| &group.members).for_each(|id| concern(*id));
         }
-        concerned.sort_unstable();
+        concerned.sort_unstable_by_key(|(id, _)| *id);
         concerned.dedup();
         let mut leaving = HashMap::new();
-        for id in concerned {
-            // A backend without references comes back into service with the table that is written next.
-            let Some(held) = self.backends.referenced(&id) else {
-                continue;
-            };
+        for (id, held) in concerned {
             match self.claims.condition(&id) {
                 Some(condition) => {
                     pass.report.backends_written += usize::from(pass.writer.set_backend(held, &id, condition));
@@ -350,12 +424,8 @@ impl ServiceSync {
                 let Some(group) = self.groups.get(group) else { continue };
                 let Some(range) = group.range else { continue };
                 *budget = budget.saturating_sub(group.holds.positions().count());
-                tables::forget(
-                    range,
-                    group.holds.positions(),
-                    |backend| backend == held.index,
-                    pass.writer,
-                );
+                let is_it = |backend| backend == held.index;
+                tables::disown(range, group.holds.positions(), is_it, pass.writer);
             }
         }
     }
@@ -374,7 +444,8 @@ impl ServiceSync {
                 let due = group.holds.take_due(pass.now, budget);
                 let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
                 let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
-                tables::forget(range, over, |_| true, pass.writer);
+                let decided = tables::forget(range, &group.keys, &over, flows, pass.writer);
+                pass.writer.forget_flows(&decided);
                 if !needed.is_empty() {
                     group.holds.add(pass.now + self.hold, needed);
                     self.expiring.push_back((pass.now + self.hold, id));
@@ -388,6 +459,32 @@ impl ServiceSync {
         if self.expiring.is_empty() {
             self.remembered.clear();
         }
+    }
+}
+
+impl ServiceSync {
+    /// Lets the slots of backends decide alone that took no connections for a time, once no flow that began meanwhile is with others.
+    fn settle_backends(&mut self, pass: &mut Pass<'_, impl MapWriter>) {
+        let due = self.unsettled.take_due(pass.now);
+        if due.is_empty() {
+            return;
+        }
+        let slot_of = |flow: &WrittenFlow| {
+            let service = self.groups.entry(&flow.service)?.service;
+            (service.slot_count > 0).then(|| pass.writer.read_slot(slot(&service, flow.hash)))
+        };
+        let flows = pass.writer.direct_flows().into_iter();
+        let flows: Vec<_> = flows.filter_map(|flow| Some((flow, slot_of(&flow)?))).collect();
+        let missed = unsettled::missed(&flows);
+        let (later, settled): (Vec<u32>, _) = due.into_iter().partition(|index| missed.contains(index));
+        for index in later {
+            self.unsettled.put(index, pass.now + self.hold);
+        }
+        for index in &settled {
+            pass.writer.settle_backend(*index);
+        }
+        let decided = unsettled::settled_with(&settled.into_iter().collect(), flows);
+        pass.writer.forget_flows(&decided);
     }
 }
 

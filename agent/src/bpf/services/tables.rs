@@ -14,7 +14,7 @@ use super::{
 use crate::bpf::desired::BackendId;
 
 /// A table that was written, though nothing points to it yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Written {
     /// Slots that remember whose they were.
     pub holds: Holds,
@@ -42,10 +42,7 @@ pub fn write(
             };
             writer.write_slot(range.base + position, slot);
         }
-        return Written {
-            holds: Holds::default(),
-            remembered: Vec::new(),
-        };
+        return Written::default();
     };
     let (mut changed, mut carried, mut remembered) = (Vec::new(), Vec::new(), Vec::new());
     for (position, member) in (0..).zip(table) {
@@ -88,7 +85,7 @@ pub fn needed(
         .iter()
         .filter(|flow| keys.contains(&flow.service))
         .filter_map(|flow| {
-            let position = ((u64::from(flow.hash) * u64::from(range.len)) >> 32) as u32;
+            let position = place(range, flow);
             let elsewhere = writer.read_slot(range.base + position).backend != flow.backend;
             elsewhere.then_some(position)
         })
@@ -96,8 +93,36 @@ pub fn needed(
     due.into_iter().partition(|position| used.contains(position))
 }
 
-/// Makes slots forget whose they were, if `which` holds for that backend.
+/// The place in a table that a flow's hash points to.
+fn place(range: Range, flow: &WrittenFlow) -> u32 {
+    ((u64::from(flow.hash) * u64::from(range.len)) >> 32) as u32
+}
+
+/// Makes slots forget whose they were, and answers the flows, of those that are written down for `keys`, that these slots decide on
+/// alone from here on. `positions` are ascending.
 pub fn forget(
+    range: Range,
+    keys: &[ServiceKey],
+    positions: &[u32],
+    flows: &[WrittenFlow],
+    writer: &mut impl MapWriter,
+) -> Vec<WrittenFlow> {
+    for position in positions {
+        let slot = writer.read_slot(range.base + position);
+        if slot.previous != NO_BACKEND {
+            // Eight aligned bytes: programs see the slot as it was or as it is.
+            let previous = NO_BACKEND;
+            writer.write_slot(range.base + position, Slot { previous, ..slot });
+        }
+    }
+    let decided =
+        |flow: &&WrittenFlow| keys.contains(&flow.service) && positions.binary_search(&place(range, flow)).is_ok();
+    flows.iter().filter(decided).copied().collect()
+}
+
+/// Makes slots name their own backend in place of one before it, if `which` holds for that one: nobody is remembered any more, but
+/// flows with others that are written down still are looked up.
+pub fn disown(
     range: Range,
     positions: impl IntoIterator<Item = u32>,
     which: impl Fn(u32) -> bool,
@@ -105,15 +130,10 @@ pub fn forget(
 ) {
     for position in positions {
         let slot = writer.read_slot(range.base + position);
-        if slot.previous != NO_BACKEND && which(slot.previous) {
-            // Eight aligned bytes: programs see the slot as it was or as it is.
-            writer.write_slot(
-                range.base + position,
-                Slot {
-                    previous: NO_BACKEND,
-                    ..slot
-                },
-            );
+        if slot.previous != NO_BACKEND && slot.previous != slot.backend && which(slot.previous) {
+            // As in `forget`.
+            let previous = slot.backend;
+            writer.write_slot(range.base + position, Slot { previous, ..slot });
         }
     }
 }

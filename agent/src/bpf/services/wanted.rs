@@ -26,7 +26,7 @@ pub(super) struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// A service's frontends in as few groups as possible. Source ranges are kept by id, so frontends with different ones need
     /// different ids.
-    pub fn of(desired: &'a DesiredService) -> Vec<Self> {
+    pub fn of(desired: &'a DesiredService) -> impl Iterator<Item = Self> {
         let mut groups: Vec<(bool, &[SourceRange], Vec<Keyed<'_>>)> = Vec::new();
         for frontend in &desired.frontends {
             let ranges = frontend.source_ranges.as_slice();
@@ -44,8 +44,9 @@ impl<'a> Wanted<'a> {
                 None => groups.push((frontend.local_only, ranges, vec![entry])),
             }
         }
-        let group = |(local_only, source_ranges, frontends)| Self::new(desired, local_only, source_ranges, frontends);
-        groups.into_iter().map(group).collect()
+        let group =
+            move |(local_only, source_ranges, frontends)| Self::new(desired, local_only, source_ranges, frontends);
+        groups.into_iter().map(group)
     }
 
     fn new(
@@ -54,11 +55,12 @@ impl<'a> Wanted<'a> {
         source_ranges: &'a [SourceRange],
         frontends: Vec<Keyed<'a>>,
     ) -> Self {
-        let choice = sorted(desired.choice(local_only).map(|backend| backend.id));
+        let most = desired.backends.len();
+        let choice = sorted(most, desired.choice(local_only).map(|backend| backend.id));
         let members = if local_only {
             choice.clone()
         } else {
-            sorted(desired.backends.iter().map(|backend| backend.id))
+            sorted(most, desired.backends.iter().map(|backend| backend.id))
         };
         Self {
             desired,
@@ -67,6 +69,11 @@ impl<'a> Wanted<'a> {
             choice,
             source_ranges,
         }
+    }
+
+    /// The address of the first of its frontends.
+    pub fn vip(&self) -> VipId {
+        self.frontends[0].1.vip
     }
 
     /// The keys of its frontends.
@@ -94,8 +101,9 @@ pub(super) fn frontend_flags(frontend: &Frontend) -> u32 {
     }
 }
 
-fn sorted(ids: impl Iterator<Item = BackendId>) -> Vec<BackendId> {
-    let mut ids: Vec<_> = ids.collect();
+fn sorted(most: usize, of: impl Iterator<Item = BackendId>) -> Vec<BackendId> {
+    let mut ids = Vec::with_capacity(most);
+    ids.extend(of);
     ids.sort_unstable();
     ids.dedup();
     ids

@@ -5,14 +5,19 @@ use std::{collections::HashSet, net::Ipv4Addr};
 use causeway_abi::{
     Address,
     backend::{Backend, IN_USE, READY_ALWAYS},
-    conntrack::{FlowKey, TCP_ESTABLISHED, timeout_seconds},
+    conntrack::{DIRECTION_FORWARD, Flow, FlowKey},
     counter::ServiceCounters,
     direct::DirectFlow,
+    node::{DIRECT_RETURN, NodeConfig},
     service::{NO_BACKEND, SCOPE_NODE, Service, ServiceKey, ServiceName, Slot, SourceRangeKey},
 };
-use causeway_ebpf::flow::hash;
+use causeway_ebpf::{
+    direct,
+    flow::{expired, hash},
+};
 use causeway_maps::{
-    AddressExt as _, CounterArray, MappedArray, MapsError, PinnedMaps, Protocol, SourceRanges, Table, view,
+    AddressExt as _, CounterArray, Data, Element, MappedArray, MapsError, PinnedMaps, Protocol, Refused, SourceRanges,
+    Table, view,
 };
 
 use super::backends::Held;
@@ -34,31 +39,42 @@ pub trait MapWriter {
     fn read_slot(&self, index: u32) -> Slot;
     /// Writes a slot.
     fn write_slot(&mut self, index: u32, slot: Slot);
-    /// Writes a service in one step.
-    fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError>;
+    /// Writes services, each in one step.
+    fn put_services(&mut self, keys: &[ServiceKey], services: &[Service]) -> Refused;
     /// Removes a service.
     fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError>;
-    /// Sets the name of a service id.
-    fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError>;
+    /// Sets the names of service ids.
+    fn put_names(&mut self, service_ids: &[u32], names: &[&str]) -> Refused;
     /// Removes the name of a service id; a name left over is overwritten when the id is used again.
     fn remove_name(&mut self, service_id: u32);
     /// Makes these the clients that a service id lets in from the network.
     fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError>;
-    /// Sets the counters of a service id to zero.
-    fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError>;
-    /// The flows that `DIRECT_FLOWS` has and that are going on.
+    /// Sets the counters of service ids to zero.
+    fn clear_counters(&mut self, service_ids: &[u32]) -> Refused;
+    /// The flows from the network that go on and are written down, so that their slot need not name their backend; none where
+    /// slots do not decide alone, without direct server return.
     fn direct_flows(&self) -> Vec<WrittenFlow>;
+    /// Strikes out flows that slots decide on alone, which a later connection from the same port would not do.
+    fn forget_flows(&mut self, flows: &[WrittenFlow]);
+    /// Strikes out all that is written down for services that are gone.
+    fn forget_flows_of(&mut self, services: &[ServiceKey]);
+    /// The backends that began to take connections again since the last call, whose slots do not decide alone.
+    fn take_unsettled(&mut self) -> Vec<u32>;
+    /// Lets the slots of a backend decide alone again.
+    fn settle_backend(&mut self, index: u32);
 }
 
 /// A flow whose backend is written down, because its slot alone does not tell.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WrittenFlow {
     /// The service it is for.
     pub service: ServiceKey,
     /// Its hash, which its slot follows from.
     pub hash: u32,
-    /// Index of its backend.
+    /// Index of its backend; [`NO_BACKEND`] for one that no slot could send to its backend as it is.
     pub backend: u32,
+    /// Its key in `DIRECT_FLOWS`; `None` for one that is translated here, which only the connection table has.
+    pub key: Option<FlowKey>,
 }
 
 /// What the element of a backend says beside whose it is.
@@ -97,7 +113,9 @@ pub(in crate::bpf) struct PinnedWriter {
     counters: CounterArray<ServiceCounters>,
     slots: MappedArray<Slot>,
     backends: MappedArray<Backend>,
+    node: Element<NodeConfig>,
     direct_flows: Table<FlowKey, DirectFlow>,
+    translated: [Table<FlowKey, Flow>; 2],
     source_ranges: SourceRanges,
     /// What `source_ranges` holds.
     let_in: HashSet<SourceRangeKey>,
@@ -113,18 +131,23 @@ impl PinnedWriter {
             service_counters,
             slots,
             backends,
+            node,
             direct_flows,
+            conntrack,
+            conntrack_new,
             source_ranges,
             ..
         } = maps;
-        let let_in = source_ranges.entries()?.into_iter().collect();
+        let let_in = source_ranges.entries()?.into_iter().map(|(key, _)| key).collect();
         Ok(Self {
             services,
             names: service_names,
             counters: service_counters,
             slots,
             backends,
+            node,
             direct_flows,
+            translated: [conntrack, conntrack_new],
             source_ranges,
             let_in,
             readiness,
@@ -221,16 +244,17 @@ impl MapWriter for PinnedWriter {
         self.slots.write(index, &slot);
     }
 
-    fn put_service(&mut self, key: &ServiceKey, service: &Service) -> Result<(), MapsError> {
-        self.services.insert(key, service)
+    fn put_services(&mut self, keys: &[ServiceKey], services: &[Service]) -> Refused {
+        self.services.insert_all(keys, services)
     }
 
     fn remove_service(&mut self, key: &ServiceKey) -> Result<(), MapsError> {
         self.services.remove(key).map(drop)
     }
 
-    fn put_name(&mut self, service_id: u32, name: &str) -> Result<(), MapsError> {
-        self.names.insert(&service_id, &view::name_value(name))
+    fn put_names(&mut self, service_ids: &[u32], names: &[&str]) -> Refused {
+        let names: Vec<ServiceName> = names.iter().map(|name| view::name_value(name)).collect();
+        self.names.insert_all(service_ids, &names)
     }
 
     fn remove_name(&mut self, service_id: u32) {
@@ -246,7 +270,7 @@ impl MapWriter for PinnedWriter {
         let wanted: HashSet<_> = ranges.iter().map(|range| source_range_key(service_id, range)).collect();
         for key in &wanted {
             if !self.let_in.contains(key) {
-                self.source_ranges.insert(key)?;
+                self.source_ranges.insert(key, &1)?;
                 self.let_in.insert(*key);
             }
         }
@@ -259,32 +283,105 @@ impl MapWriter for PinnedWriter {
         Ok(())
     }
 
-    fn clear_counters(&mut self, service_id: u32) -> Result<(), MapsError> {
-        self.counters.clear(service_id)
+    fn clear_counters(&mut self, service_ids: &[u32]) -> Refused {
+        self.counters.clear(service_ids)
     }
 
     fn direct_flows(&self) -> Vec<WrittenFlow> {
-        let flows = self.direct_flows.entries().unwrap_or_else(|error| {
-            tracing::warn!(%error, "flows that were written down may be forgotten");
-            Vec::new()
-        });
+        if !self.returns_directly() {
+            return Vec::new();
+        }
         let now_ns = view::monotonic_ns();
+        let mut flows = self.written_down(now_ns);
+        flows.extend(self.translated_here(now_ns));
+        flows
+    }
+
+    fn forget_flows(&mut self, flows: &[WrittenFlow]) {
+        for key in flows.iter().filter_map(|flow| flow.key) {
+            if let Err(error) = self.direct_flows.remove(&key) {
+                tracing::warn!(%error, "a flow that was written down stays behind");
+            }
+        }
+    }
+
+    fn forget_flows_of(&mut self, services: &[ServiceKey]) {
+        if !self.returns_directly() {
+            return;
+        }
+        let services: HashSet<&ServiceKey> = services.iter().collect();
+        let now_ns = view::monotonic_ns();
+        let of_them = |flow: &WrittenFlow| services.contains(&flow.service);
+        let flows: Vec<_> = self.written_down(now_ns).into_iter().filter(of_them).collect();
+        self.forget_flows(&flows);
+    }
+
+    fn take_unsettled(&mut self) -> Vec<u32> {
+        self.readiness.take_unsettled()
+    }
+
+    fn settle_backend(&mut self, index: u32) {
+        self.readiness.settle(index);
+    }
+}
+
+impl PinnedWriter {
+    /// Whether nodes of backends answer clients directly, so that slots decide alone.
+    fn returns_directly(&self) -> bool {
+        self.node.get().is_ok_and(|node| node.flags & DIRECT_RETURN != 0)
+    }
+
+    /// The flows in `DIRECT_FLOWS` that go on.
+    fn written_down(&self, now_ns: u64) -> Vec<WrittenFlow> {
         let goes_on = |(key, flow): &(FlowKey, DirectFlow)| {
-            let timeout_ns = timeout_seconds(key.protocol, TCP_ESTABLISHED) * 1_000_000_000;
-            let backend = self.backends.read(flow.backend);
-            now_ns < flow.last_seen_ns + timeout_ns
-                && backend.is_some_and(|backend| backend.generation == flow.generation)
+            !direct::expired(flow, key.protocol, now_ns) && self.is_there(flow.backend, flow.generation)
         };
         let written = |(key, flow): (FlowKey, DirectFlow)| WrittenFlow {
-            service: ServiceKey {
-                address: key.destination,
-                port_be: key.destination_port_be,
-                protocol: key.protocol,
-                scope: SCOPE_NODE,
-            },
-            hash: hash(&key),
-            backend: flow.backend,
+            key: Some(key),
+            ..written(&key, flow.backend)
         };
+        let flows = entries(&self.direct_flows);
         flows.into_iter().filter(goes_on).map(written).collect()
+    }
+
+    /// The flows that are translated here and go on. A slot does not decide alone for a backend that is not on another node; for
+    /// others it would send them on untranslated.
+    fn translated_here(&self, now_ns: u64) -> Vec<WrittenFlow> {
+        let goes_on = |(key, flow): &(FlowKey, Flow)| {
+            key.direction == DIRECTION_FORWARD
+                && !expired(flow, key.protocol, now_ns)
+                && self.is_there(flow.backend, flow.generation)
+        };
+        let stays = |index: u32| self.backends.read(index).is_some_and(|backend| backend.node_v4_be == 0);
+        let backend = |index: u32| if stays(index) { index } else { NO_BACKEND };
+        let flows = self.translated.iter().flat_map(entries).filter(goes_on);
+        flows.map(|(key, flow)| written(&key, backend(flow.backend))).collect()
+    }
+
+    fn is_there(&self, backend: u32, generation: u32) -> bool {
+        let backend = self.backends.read(backend);
+        backend.is_some_and(|backend| backend.generation == generation)
+    }
+}
+
+fn entries<V: Data>(flows: &Table<FlowKey, V>) -> Vec<(FlowKey, V)> {
+    flows.entries().unwrap_or_else(|error| {
+        tracing::warn!(%error, "flows that were written down may be forgotten");
+        Vec::new()
+    })
+}
+
+/// A flow of a client in the network.
+fn written(key: &FlowKey, backend: u32) -> WrittenFlow {
+    WrittenFlow {
+        service: ServiceKey {
+            address: key.destination,
+            port_be: key.destination_port_be,
+            protocol: key.protocol,
+            scope: SCOPE_NODE,
+        },
+        hash: hash(key),
+        backend,
+        key: None,
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     MapsError, PinnedMaps, pins, shape,
-    sys::{self, Place},
+    link::{Link, Place},
 };
 
 /// A program that reads this node's maps.
@@ -63,6 +63,9 @@ impl AttachmentView {
         }
     }
 }
+
+/// The hook of programs that run before the kernel makes socket buffers.
+const XDP: &str = "xdp";
 
 /// `enum bpf_attach_type`, the members in use.
 fn hook(attach_type: u32) -> String {
@@ -159,6 +162,15 @@ pub(crate) fn of_node(maps: &PinnedMaps) -> Result<Vec<ProgramInfo>, MapsError> 
     Ok(found)
 }
 
+/// Whether a program of this node sees what comes in by an interface before the kernel makes socket buffers of it.
+pub(crate) fn has_xdp(maps: &PinnedMaps, ifindex: u32) -> Result<bool, MapsError> {
+    let attached = attachments(&pins::links_dir(&maps.dir))?;
+    Ok(attached
+        .values()
+        .flatten()
+        .any(|attachment| attachment.hook == XDP && attachment.ifindex == Some(ifindex)))
+}
+
 /// The pinned links, by their programs' ids.
 fn attachments(links_dir: &Path) -> Result<BTreeMap<u32, Vec<AttachmentView>>, MapsError> {
     let failed = |path: &Path, source| MapsError::Link {
@@ -174,7 +186,7 @@ fn attachments(links_dir: &Path) -> Result<BTreeMap<u32, Vec<AttachmentView>>, M
     let mut cgroups = BTreeMap::new();
     let mut found = BTreeMap::<u32, Vec<AttachmentView>>::new();
     for path in paths {
-        let link = match sys::pinned_link(&path) {
+        let link = match Link::open(&path).and_then(|link| link.info()) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(failed(&path, error)),
@@ -196,7 +208,7 @@ fn attachments(links_dir: &Path) -> Result<BTreeMap<u32, Vec<AttachmentView>>, M
                 ifindex: Some(ifindex),
             },
             Place::Xdp(ifindex) => AttachmentView {
-                hook: "xdp".to_owned(),
+                hook: XDP.to_owned(),
                 cgroup: None,
                 ifindex: Some(ifindex),
             },
