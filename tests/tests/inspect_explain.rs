@@ -149,6 +149,7 @@ fn what_makes_no_sense_is_refused() {
 fn what_goes_directly_is_told_with_its_node() {
     let mut lab = Lab::new(Settings {
         nodes: 2,
+        xdp: Some(XdpAttachment::Native),
         direct_return: true,
         ..Settings::default()
     });
@@ -165,6 +166,7 @@ fn what_goes_directly_is_told_with_its_node() {
         (told.origin, &*told.reason, told.choice.as_deref()),
         (Origin::World, "", Some("maglev"))
     );
+    assert!(told.xdp, "nothing is told of the program that sees it first");
     assert_eq!((told.translated_source, told.translated_destination), (None, None));
     assert_eq!(
         told.next_hop,

@@ -114,7 +114,14 @@ fn steps(view: &ExplainView, names: &Names) -> Vec<String> {
             service.backends.len()
         )),
         None if view.choice.is_none() && view.reason != "SOURCE_ADDRESS_NOT_PODS" => {
-            steps.push(format!("No service is at {}: the address stays.", view.destination));
+            let whence = match view.origin {
+                Origin::World => ", seen from the network (cluster IPs are for pods and nodes)",
+                _ => "",
+            };
+            steps.push(format!(
+                "No service is at {}{whence}: the address stays.",
+                view.destination
+            ));
         }
         None => {}
     }
@@ -159,6 +166,11 @@ fn first_step(view: &ExplainView) -> String {
             format!("It comes from a pod of another node; {program} looks at it as it leaves the tunnel.")
         }
         Origin::Node => format!("A process of the node sends it; {program} looks at it on the tunnel device."),
+        Origin::World if view.xdp => format!(
+            "It comes in by the uplink. cw_xdp is the first to look at it, and sends on by itself what needs no new entry in a \
+             table: packets of translated flows to other nodes and, with direct server return, of flows that their slot alone \
+             decides on. What it passes, {program} looks at, which decides alike:"
+        ),
         Origin::World => format!("It comes in by the uplink; {program} looks at it."),
     }
 }
@@ -274,6 +286,7 @@ mod tests {
             destination: "10.96.0.10:80".into(),
             origin: Origin::Pod,
             program: Some("cw_from_pod".into()),
+            xdp: false,
             backend: Some(backends[1].backend.clone()),
             service: Some(ServiceView {
                 name: "default/web:http".into(),
@@ -351,6 +364,20 @@ mod tests {
         Refused (the client is told at once): NO_READY_BACKEND, the service has no backend that takes connections.
         What to do: see which pods stand behind it (causeway get endpoints) and why they are not ready (causeway describe pod); check the service's selector and target port.
         ");
+    }
+
+    #[test]
+    fn packets_from_the_network_may_meet_xdp_first() {
+        let mut view = ExplainView {
+            origin: Origin::World,
+            program: Some("cw_from_uplink".into()),
+            ..view()
+        };
+        assert!(!tell(&view, "node-1", &names()).contains("cw_xdp"));
+        view.xdp = true;
+        assert!(tell(&view, "node-1", &names()).contains("cw_xdp is the first to look at it"));
+        (view.service, view.choice) = (None, None);
+        assert!(tell(&view, "node-1", &names()).contains("No service is at 10.96.0.10:80, seen from the network"));
     }
 
     #[test]

@@ -244,6 +244,7 @@ fn view(maps: &PinnedMaps, probe: &Probe, entry: Entry, ran: Option<Ran>) -> Res
         destination: probe.destination.to_string(),
         origin: entry.origin,
         program: ran.is_some().then_some(entry.program).flatten().map(str::to_owned),
+        xdp: entry.origin == Origin::World && view::has_xdp(maps, entry.ifindex)?,
         service: view::service_at(maps, &key)?,
         choice: None,
         hash: None,

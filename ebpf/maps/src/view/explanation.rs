@@ -63,6 +63,9 @@ pub struct ExplainView {
     /// Name of the program that ran; absent where no program sees such a packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// An XDP program sees the packet before that one, and may send it on by itself. It is not tried out.
+    #[serde(default)]
+    pub xdp: bool,
     /// The service at that destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceView>,

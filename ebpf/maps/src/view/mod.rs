@@ -19,7 +19,7 @@ pub use event::{EventFilter, EventView};
 pub use explanation::{ExplainView, NextHop, Origin};
 pub use inventory::{MapView, inventory};
 pub use node::{NodeView, PodView, RouteView, node, pods, routes};
-pub(crate) use programs::of_node;
+pub(crate) use programs::{has_xdp, of_node};
 pub use programs::{AttachmentView, ProgramView, programs};
 pub use reading::{
     BackendEntry, Filter, Reading, Request, What, address_of, endpoint_matches, read, read_maps, service_matches,
