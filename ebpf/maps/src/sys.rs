@@ -13,8 +13,8 @@ const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 /// `batch`.
 #[repr(C)]
 struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+    from: u64,
+    next: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -35,8 +35,8 @@ pub(crate) unsafe fn update_batch<K, V>(
     count: u32,
 ) -> Result<(), (u32, io::Error)> {
     let mut attr = Batch {
-        in_batch: 0,
-        out_batch: 0,
+        from: 0,
+        next: 0,
         keys: keys.expose_provenance() as u64,
         values: values.expose_provenance() as u64,
         count,

@@ -14,6 +14,7 @@ mod holds;
 mod ids;
 pub mod maglev;
 mod report;
+mod settle;
 mod sync;
 mod tables;
 #[cfg(test)]

@@ -9,7 +9,6 @@ use causeway_abi::{
     backend::{IN_USE, READY, TERMINATING},
     service::{SCOPE_NODE, ServiceKey},
 };
-use causeway_ebpf::select::slot;
 use causeway_maps::Protocol;
 
 use super::{
@@ -17,13 +16,12 @@ use super::{
     backends::{BackendIndexes, Held},
     claims::{self, Claim, Claims},
     groups::{GroupId, Groups},
-    holds::Holds,
     ids::ServiceIds,
     report::{NotApplied, Reason, SyncReport},
-    tables, unsettled,
+    settle::FORGET_AT_ONCE,
     unsettled::Unsettled,
     wanted::{Wanted, service_key, vip},
-    writer::{MapWriter, WrittenFlow},
+    writer::MapWriter,
 };
 use crate::bpf::desired::{BackendId, DesiredService, DesiredServices, ServicesOf, VipId};
 
@@ -48,9 +46,6 @@ impl Default for Grace {
     }
 }
 
-/// Slots that one pass makes forget at most, so that no pass takes long. It is about a millisecond.
-const FORGET_AT_ONCE: usize = 65_536;
-
 /// New groups that become visible together at least, where there are so many: few calls of the kernel, and still soon.
 const TOGETHER: usize = 256;
 
@@ -66,13 +61,13 @@ pub struct ServiceSync {
     /// A service found no room in `SLOTS`, and not much has become free since.
     pub(super) short_of_slots: bool,
     /// When slots of a group are to forget, soonest first. Groups may be gone or have other slots by then.
-    expiring: VecDeque<(Instant, GroupId)>,
+    pub(super) expiring: VecDeque<(Instant, GroupId)>,
     /// The groups whose slots remember a backend index. Some may have forgotten it.
-    remembered: HashMap<u32, BTreeSet<GroupId>>,
+    pub(super) remembered: HashMap<u32, BTreeSet<GroupId>>,
     /// Backends whose slots do not decide alone.
-    unsettled: Unsettled,
+    pub(super) unsettled: Unsettled,
     /// How long they are left so at least: longer than any BPF program runs.
-    rest: Duration,
+    pub(super) rest: Duration,
 }
 
 /// One pass.
@@ -190,27 +185,6 @@ impl ServiceSync {
         self.groups.owners().map(|name| &**name)
     }
 
-    /// When [`settle`](Self::settle) has something to do next.
-    pub fn next_due(&self) -> Option<Instant> {
-        let forgetting = self.expiring.front().map(|(until, _)| *until);
-        let others = [self.backends.next_due(), self.unsettled.next_due()];
-        forgetting.into_iter().chain(others.into_iter().flatten()).min()
-    }
-
-    /// Frees what has rested long enough, a bounded part of it at once.
-    pub fn settle(&mut self, now: Instant, writer: &mut impl MapWriter) -> SyncReport {
-        let mut pass = Pass {
-            now,
-            writer,
-            report: SyncReport::default(),
-        };
-        let mut budget = FORGET_AT_ONCE;
-        self.free(&mut pass, &mut budget);
-        self.forget(&mut pass, &mut budget);
-        self.settle_backends(&mut pass);
-        pass.report
-    }
-
     /// Makes room for so many services with a backend or more each.
     fn reserve(&mut self, services: usize) {
         self.groups.reserve(services);
@@ -224,8 +198,7 @@ impl ServiceSync {
             writer,
             report: SyncReport::default(),
         };
-        let mut budget = FORGET_AT_ONCE;
-        self.free(&mut pass, &mut budget);
+        self.free(&mut pass, &mut { FORGET_AT_ONCE });
         pass
     }
 
@@ -332,9 +305,13 @@ impl ServiceSync {
             let claims = std::mem::take(&mut plan.claims);
             // A backend without references comes back into service with the table that is written next.
             let mut concern = |id| concerned.extend(self.backends.referenced(&id).map(|held| (id, held)));
-            claims.iter().for_each(|(id, _)| concern(*id));
             let (before, now) = self.groups.set_claims(plan.owner, claims);
-            self.claims.replace(&before, now, &mut concern);
+            now.iter().for_each(|(id, _)| concern(*id));
+            self.claims.replace(&before, now, |id| {
+                if now.binary_search_by_key(&id, |(id, _)| *id).is_err() {
+                    concern(id);
+                }
+            });
             // What was adopted was claimed by nobody yet.
             let groups = plan.groups().filter_map(|group| self.groups.get(group));
             groups.flat_map(|group| &group.members).for_each(|id| concern(*id));
@@ -389,102 +366,6 @@ impl ServiceSync {
             self.ids.release(group.service_id, pass.now);
         }
         self.let_go(group.range, &group.members, pass.now);
-    }
-
-    /// Notes what the slots of a group remember, and until when.
-    pub(super) fn remember(&mut self, group: GroupId, holds: Holds, backends: &[u32]) {
-        if holds.is_empty() {
-            return;
-        }
-        if let Some(until) = holds.last_due() {
-            self.expiring.push_back((until, group));
-        }
-        for backend in backends {
-            self.remembered.entry(*backend).or_default().insert(group);
-        }
-        if let Some(group) = self.groups.get_mut(group) {
-            group.holds = holds;
-        }
-    }
-
-    /// Frees slots and backends; what is freed can be used in this very pass.
-    fn free(&mut self, pass: &mut Pass<'_, impl MapWriter>, budget: &mut usize) {
-        self.arena.settle(pass.now);
-        while *budget > 0
-            && let Some((id, held)) = self.backends.settle(pass.now)
-        {
-            pass.writer.withdraw_backend(held.index, &id);
-            pass.report.backends_written += 1;
-            if id.protocol == Protocol::TCP {
-                pass.report.gone.push(id);
-            }
-            *budget -= 1;
-            // Before the index can get another owner, which slots would send old flows to.
-            for group in self.remembered.remove(&held.index).unwrap_or_default() {
-                let Some(group) = self.groups.get(group) else { continue };
-                let Some(range) = group.range else { continue };
-                *budget = budget.saturating_sub(group.holds.positions().count());
-                let is_it = |backend| backend == held.index;
-                tables::disown(range, group.holds.positions(), is_it, pass.writer);
-            }
-        }
-    }
-
-    /// Makes slots forget whose they were when their time is over, unless a flow still needs it. That takes a look at all flows that
-    /// are written down, for which no change should have to wait.
-    fn forget(&mut self, pass: &mut Pass<'_, impl MapWriter>, budget: &mut usize) {
-        let mut flows = None;
-        while *budget > 0
-            && let Some((until, id)) = self.expiring.front().copied()
-            && until <= pass.now
-        {
-            if let Some(group) = self.groups.get_mut(id)
-                && let Some(range) = group.range
-            {
-                let due = group.holds.take_due(pass.now, budget);
-                let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
-                let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
-                let decided = tables::forget(range, &group.keys, &over, flows, pass.writer);
-                pass.writer.forget_flows(&decided);
-                if !needed.is_empty() {
-                    group.holds.add(pass.now + self.hold, needed);
-                    self.expiring.push_back((pass.now + self.hold, id));
-                }
-                if group.holds.next_due().is_some_and(|next| next <= pass.now) {
-                    break;
-                }
-            }
-            self.expiring.pop_front();
-        }
-        if self.expiring.is_empty() {
-            self.remembered.clear();
-        }
-    }
-}
-
-impl ServiceSync {
-    /// Lets the slots of backends decide alone that took no connections for a time, once no flow that began meanwhile is with others.
-    fn settle_backends(&mut self, pass: &mut Pass<'_, impl MapWriter>) {
-        let due = self.unsettled.take_due(pass.now);
-        if due.is_empty() {
-            return;
-        }
-        let slot_of = |flow: &WrittenFlow| {
-            let service = self.groups.entry(&flow.service)?.service;
-            (service.slot_count > 0).then(|| pass.writer.read_slot(slot(&service, flow.hash)))
-        };
-        let flows = pass.writer.direct_flows().into_iter();
-        let flows: Vec<_> = flows.filter_map(|flow| Some((flow, slot_of(&flow)?))).collect();
-        let missed = unsettled::missed(&flows);
-        let (later, settled): (Vec<u32>, _) = due.into_iter().partition(|index| missed.contains(index));
-        for index in later {
-            self.unsettled.put(index, pass.now + self.hold);
-        }
-        for index in &settled {
-            pass.writer.settle_backend(*index);
-        }
-        let decided = unsettled::settled_with(&settled.into_iter().collect(), flows);
-        pass.writer.forget_flows(&decided);
     }
 }
 
