@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use causeway_agent::bpf::Scope;
+use causeway_agent::bpf::{Scope, XdpAttachment};
 use causeway_maps::{
     Protocol,
     dry_run::{self, DryRunError, Probe},
