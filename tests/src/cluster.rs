@@ -1,22 +1,31 @@
 //! Whole clusters for tests: the same that `cargo xtask up` starts, under names and addresses of their own.
 
+use std::collections::BTreeSet;
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use serde_json::Value;
 use xtask::cluster::example::Pod;
-use xtask::cluster::{Claimed, Cluster, Spec, Store, remove};
+use xtask::cluster::{Claimed, Cluster, Spec, Store, is_ready, remove};
 use xtask::compile::{self, Binaries, Profile};
 use xtask::image::{self, Image};
+use xtask::lock;
 use xtask::progress::Progress;
 
 /// Number of replicas in `examples/web.yaml`.
 pub const REPLICAS: usize = 3;
+
+/// Bound for what a cluster does by itself, on a busy machine.
+pub const SOON: Duration = Duration::from_mins(1);
+
+/// Requests by which it is seen who answers: of three backends drawn at random, one is missed by all once in 10^10 times.
+const ANSWERS: u64 = 60;
 
 /// A running cluster, removed when this is dropped. At most one exists on a machine at any time, whatever the number of
 /// test processes: two cores carry no more.
@@ -110,6 +119,71 @@ impl TestCluster {
         self.cluster
             .wait_for_pods(&self.progress, selector, count)
             .expect("Ready pods")
+    }
+
+    /// Waits until pods of these names are Ready.
+    ///
+    /// # Panics
+    ///
+    /// When they are not in time.
+    #[track_caller]
+    pub fn wait_for_ready(&mut self, names: &[&str]) {
+        for name in names {
+            self.eventually(&format!("{name} to be Ready"), SOON, |cluster| {
+                let pod = pod(cluster, name)?;
+                if is_ready(&pod) {
+                    Ok(())
+                } else {
+                    Err(pod["status"].to_string())
+                }
+            });
+        }
+    }
+
+    /// Waits until every node, and a client pod on every node, is answered at `url` by pods of exactly these names and by nothing
+    /// else.
+    ///
+    /// # Panics
+    ///
+    /// When they are not in time.
+    #[track_caller]
+    pub fn wait_for_answers(&mut self, url: &str, wanted: &[&str]) {
+        let nodes = self.spec().node_names();
+        let clients = self.wait_for_pods("app=client", nodes.len());
+        self.eventually(&format!("{wanted:?} to answer at {url}"), SOON, |cluster| {
+            let from_nodes = nodes
+                .iter()
+                .map(|node| (node, cluster.fetch_from_node(node, url, ANSWERS)));
+            let from_pods = clients
+                .iter()
+                .map(|client| (&client.name, cluster.fetch_from_pod(client, url, ANSWERS)));
+            for (from, tally) in from_nodes.chain(from_pods) {
+                let tally = tally.map_err(|error| format!("from {from}: {error:#}"))?;
+                let names: BTreeSet<_> = tally.by_pod.keys().map(String::as_str).collect();
+                if tally.errors > 0 || names != wanted.iter().copied().collect() {
+                    return Err(format!("from {from}: {tally:?}"));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Waits until every node's maps hold what the cluster wants.
+    ///
+    /// # Panics
+    ///
+    /// When they do not in time.
+    #[track_caller]
+    pub fn wait_for_kernel_to_agree(&mut self) {
+        for node in self.spec().node_names() {
+            self.eventually(&format!("no difference on {node}"), SOON, |cluster| {
+                let check = ["bpf", "check", "--cluster", &cluster.spec().name, "--node", &node];
+                cluster
+                    .causeway_ok(&check)
+                    .map(drop)
+                    .map_err(|error| format!("{error:#}"))
+            });
+        }
     }
 
     /// Waits for a predicate; fails early when a process of the cluster ends. The `Err` of `look` says what is missing.
@@ -212,6 +286,13 @@ impl Web {
     }
 }
 
+/// A pod as JSON; the reason in words if there is none.
+pub fn pod(cluster: &Cluster, name: &str) -> Result<Value, String> {
+    cluster
+        .causeway_json(&["get", "pod", name])
+        .map_err(|error| format!("{error:#}"))
+}
+
 /// Now, in milliseconds since the epoch, as in the demo program's tallies.
 pub fn unix_ms() -> u64 {
     SystemTime::now()
@@ -240,15 +321,7 @@ fn programs() -> Result<&'static (Binaries, Image)> {
 
 /// Waits until no other test, of this process or another, has a cluster.
 fn wait_for_turn() -> Result<File> {
-    let path = compile::target_dir().join("cluster-tests.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    lock::acquire(&compile::target_dir().join("cluster-tests.lock"), || {})
 }
 
 fn unique_name() -> String {

@@ -1,13 +1,8 @@
 //! A cluster with addresses of both families, from the manifest to the answer.
 
-use std::time::Duration;
-
-use causeway_tests::cluster::{REPLICAS, TestCluster};
+use causeway_tests::cluster::{REPLICAS, SOON, TestCluster};
 use serde_json::Value;
 use xtask::cluster::{IpFamilies, Routing, Store};
-
-const REQUESTS: u64 = 60;
-const SOON: Duration = Duration::from_mins(1);
 
 /// The example, listening on addresses of both families, behind a service that has both.
 fn manifest() -> String {
@@ -62,42 +57,11 @@ fn assert_both_families_answer(cluster: &mut TestCluster) {
     let service = cluster.causeway_json(&["get", "service", "web"]).expect("the service");
     let vips = strings(&service["spec"]["clusterIPs"]);
     assert_eq!(vips.len(), 2, "{service}");
-    let (web, nodes) = (cluster.wait_for_pods("app=web", REPLICAS), cluster.spec().node_names());
-    let clients = cluster.wait_for_pods("app=client", nodes.len());
+    let web = cluster.wait_for_pods("app=web", REPLICAS);
+    let names: Vec<_> = web.iter().map(|pod| pod.name.as_str()).collect();
     for vip in vips {
         let host = if vip.contains(':') { format!("[{vip}]") } else { vip };
-        let url = format!("http://{host}/");
-        let from_all = |cluster: &xtask::cluster::Cluster| -> Result<Vec<_>, String> {
-            let error = |error: anyhow::Error| format!("{error:#}");
-            let mut tallies = Vec::new();
-            for node in &nodes {
-                tallies.push(cluster.fetch_from_node(node, &url, REQUESTS).map_err(error)?);
-            }
-            for client in &clients {
-                tallies.push(cluster.fetch_from_pod(client, &url, REQUESTS).map_err(error)?);
-            }
-            Ok(tallies)
-        };
-        cluster.eventually(&format!("answers of all pods from {url}"), SOON, |cluster| {
-            let tallies = from_all(cluster)?;
-            let all = |tally: &xtask::cluster::traffic::Tally| tally.errors == 0 && tally.by_pod.len() == web.len();
-            if tallies.iter().all(all) {
-                Ok(())
-            } else {
-                Err(format!("{tallies:?}"))
-            }
-        });
-    }
-}
-
-fn assert_kernel_agrees(cluster: &mut TestCluster) {
-    for node in cluster.spec().node_names() {
-        cluster.eventually(&format!("no difference on {node}"), SOON, |cluster| {
-            cluster
-                .causeway_ok(&["bpf", "check", "--node", &node])
-                .map(drop)
-                .map_err(|error| format!("{error:#}"))
-        });
+        cluster.wait_for_answers(&format!("http://{host}/"), &names);
     }
 }
 
@@ -116,7 +80,7 @@ fn pods_and_services_have_addresses_of_both_families() {
             "{texts:?}"
         );
     }
-    assert_kernel_agrees(&mut cluster);
+    cluster.wait_for_kernel_to_agree();
 
     // A killed agent's successor finds both addresses of every pod, and gives none away.
     cluster
@@ -124,7 +88,7 @@ fn pods_and_services_have_addresses_of_both_families() {
         .expect("an end");
     cluster.restart("node-1").expect("a new agent");
     assert_both_families_answer(&mut cluster);
-    assert_kernel_agrees(&mut cluster);
+    cluster.wait_for_kernel_to_agree();
     let after = cluster.list(&["pods", "-l", "app=web"]).expect("pods");
     let addresses = |pods: &[Value]| -> Vec<Value> { pods.iter().map(|pod| pod["status"]["podIPs"].clone()).collect() };
     assert_eq!(addresses(&after), addresses(&pods));
@@ -134,7 +98,7 @@ fn pods_and_services_have_addresses_of_both_families() {
 fn native_routes_lead_to_pods_of_both_families() {
     let mut cluster = start(Routing::Native);
     assert_both_families_answer(&mut cluster);
-    assert_kernel_agrees(&mut cluster);
+    cluster.wait_for_kernel_to_agree();
     let netns = cluster.spec().netns("node-1");
     for (family, range) in [("-4", "10.200."), ("-6", "fd00:244:")] {
         let arguments = [family, "-netns", &netns, "route", "show", "proto", "143"];

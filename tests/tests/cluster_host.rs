@@ -1,13 +1,12 @@
 //! Pods at ports of their node, and pods in their node's network, from the manifest to the answer.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
-use causeway_tests::cluster::TestCluster;
-use serde_json::Value;
-use xtask::cluster::{Cluster, Store};
+use causeway_tests::cluster::{SOON, TestCluster, pod};
+use causeway_tests::wait;
+use nix::sys::signal::Signal;
+use xtask::cluster::Store;
 
-const REQUESTS: u64 = 40;
-const SOON: Duration = Duration::from_mins(1);
 const HOST_PORT: u16 = 18_080;
 const HOSTED_PORT: u16 = 18_081;
 
@@ -31,66 +30,6 @@ fn server(name: &str, node: &str, port: u16, spec: &str, ports: &str) -> String 
     text
 }
 
-fn pod(cluster: &Cluster, name: &str) -> Result<Value, String> {
-    cluster
-        .causeway_json(&["get", "pod", name])
-        .map_err(|error| format!("{error:#}"))
-}
-
-fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions
-        .filter(|condition| condition["type"] == "Ready")
-        .any(|condition| condition["status"] == "True")
-}
-
-fn wait_for(cluster: &mut TestCluster, names: &[&str]) {
-    for name in names {
-        cluster.eventually(&format!("{name} to be Ready"), SOON, |cluster| {
-            let pod = pod(cluster, name)?;
-            if is_ready(&pod) {
-                Ok(())
-            } else {
-                Err(pod["status"].to_string())
-            }
-        });
-    }
-}
-
-/// Waits until every node, and a pod on every node, is answered by exactly these pods.
-fn assert_answers(cluster: &mut TestCluster, url: &str, wanted: &[&str]) {
-    let nodes = cluster.spec().node_names();
-    let clients = cluster.wait_for_pods("app=client", nodes.len());
-    cluster.eventually(&format!("{wanted:?} to answer at {url}"), SOON, |cluster| {
-        let mut tallies = Vec::new();
-        for node in &nodes {
-            tallies.push((node.clone(), cluster.fetch_from_node(node, url, REQUESTS)));
-        }
-        for client in &clients {
-            tallies.push((client.name.clone(), cluster.fetch_from_pod(client, url, REQUESTS)));
-        }
-        for (from, tally) in tallies {
-            let tally = tally.map_err(|error| format!("from {from}: {error:#}"))?;
-            let names: Vec<_> = tally.by_pod.keys().map(String::as_str).collect();
-            if tally.errors > 0 || names != wanted {
-                return Err(format!("from {from}: {tally:?}"));
-            }
-        }
-        Ok(())
-    });
-}
-
-fn assert_kernel_agrees(cluster: &mut TestCluster) {
-    for node in cluster.spec().node_names() {
-        cluster.eventually(&format!("no difference on {node}"), SOON, |cluster| {
-            cluster
-                .causeway_ok(&["bpf", "check", "--node", &node])
-                .map(drop)
-                .map_err(|error| format!("{error:#}"))
-        });
-    }
-}
-
 #[test]
 fn pods_are_reached_at_ports_of_their_node_and_in_its_network() {
     let mut cluster = TestCluster::start(2, Store::Embedded);
@@ -109,19 +48,19 @@ fn pods_are_reached_at_ports_of_their_node_and_in_its_network() {
     cluster
         .causeway_ok(&["label", "pod", "hosted-1", "hosted-2", "net=node"])
         .expect("labels");
-    wait_for(&mut cluster, &["at-port", "hosted-1", "hosted-2"]);
+    cluster.wait_for_ready(&["at-port", "hosted-1", "hosted-2"]);
 
     let node_1 = cluster.spec().node_ip(1);
-    assert_answers(&mut cluster, &format!("http://{node_1}:{HOST_PORT}/"), &["at-port"]);
+    cluster.wait_for_answers(&format!("http://{node_1}:{HOST_PORT}/"), &["at-port"]);
     for (name, number) in [("hosted-1", 1), ("hosted-2", 2)] {
         let (pod, ip) = (pod(&cluster, name).unwrap(), cluster.spec().node_ip(number));
         assert_eq!(pod["status"]["podIP"], ip.to_string(), "{pod}");
         assert_eq!(pod["status"]["hostIP"], pod["status"]["podIP"]);
-        assert_answers(&mut cluster, &format!("http://{ip}:{HOSTED_PORT}/"), &[name]);
+        cluster.wait_for_answers(&format!("http://{ip}:{HOSTED_PORT}/"), &[name]);
     }
     let vip = cluster.virtual_ip("hosted").expect("a virtual IP");
-    assert_answers(&mut cluster, &format!("http://{vip}/"), &["hosted-1", "hosted-2"]);
-    assert_kernel_agrees(&mut cluster);
+    cluster.wait_for_answers(&format!("http://{vip}/"), &["hosted-1", "hosted-2"]);
+    cluster.wait_for_kernel_to_agree();
 
     // A port of a node goes to one pod, in whichever way it has it.
     let rivals = [
@@ -145,8 +84,18 @@ fn pods_are_reached_at_ports_of_their_node_and_in_its_network() {
     cluster
         .causeway_ok(&["delete", "pod", "at-port", "hosted-2"])
         .expect("deletion");
-    wait_for(&mut cluster, &["rival-1", "rival-2"]);
-    assert_answers(&mut cluster, &format!("http://{node_1}:{HOST_PORT}/"), &["rival-1"]);
-    assert_answers(&mut cluster, &format!("http://{vip}/"), &["hosted-1"]);
-    assert_kernel_agrees(&mut cluster);
+    cluster.wait_for_ready(&["rival-1", "rival-2"]);
+    cluster.wait_for_answers(&format!("http://{node_1}:{HOST_PORT}/"), &["rival-1"]);
+    cluster.wait_for_answers(&format!("http://{vip}/"), &["hosted-1"]);
+    cluster.wait_for_kernel_to_agree();
+
+    // Its own node needs nobody to know that a pod in its network is unready.
+    cluster.stop("control", Signal::SIGKILL).expect("a signal");
+    let hosted = (node_1, HOSTED_PORT).into();
+    let answer = cluster.http("node-1", "POST", hosted, "/unready");
+    assert_eq!(answer.expect("the pod answers").status, 200);
+    wait::for_true("its node to stop sending to it", SOON, || {
+        let tally = cluster.fetch_from_node("node-1", &format!("http://{vip}/"), 5);
+        tally.expect("a client that runs").by_pod.is_empty()
+    });
 }

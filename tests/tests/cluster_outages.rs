@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_tests::cluster::{REPLICAS, TestCluster};
+use causeway_tests::cluster::{REPLICAS, SOON, TestCluster};
 use causeway_tests::wait;
 use nix::sys::signal::Signal;
 use xtask::cluster::Store;
@@ -76,18 +76,14 @@ fn an_agent_killed_and_restarted_under_load_fails_no_request() {
 
     // And they are in charge again: readiness is still watched.
     cluster.tell(&web.pods[0], "/unready");
-    cluster.eventually(
-        "the restarted agent to see the pod unready",
-        Duration::from_secs(10),
-        |cluster| {
-            let ready = cluster.ready_endpoints("web").map_err(|error| format!("{error:#}"))?;
-            if ready.contains(&web.pods[0].name) {
-                Err(format!("{ready:?}"))
-            } else {
-                Ok(())
-            }
-        },
-    );
+    cluster.eventually("the restarted agent to see the pod unready", SOON, |cluster| {
+        let ready = cluster.ready_endpoints("web").map_err(|error| format!("{error:#}"))?;
+        if ready.contains(&web.pods[0].name) {
+            Err(format!("{ready:?}"))
+        } else {
+            Ok(())
+        }
+    });
 }
 
 #[test]
@@ -102,7 +98,7 @@ fn traffic_goes_on_without_the_control_plane_and_readiness_still_counts() {
     // A pod's own node needs nobody to know that it is unready.
     let chosen = &web.pods[0];
     cluster.tell(chosen, "/unready");
-    wait::for_true("its node to stop sending to it", Duration::from_secs(10), || {
+    wait::for_true("its node to stop sending to it", SOON, || {
         let tally = cluster.fetch_from_node(&chosen.node, &web.url, 30).unwrap();
         assert_eq!(tally.errors, 0, "{:?}", tally.failures.first());
         !tally.by_pod.contains_key(&chosen.name)
@@ -112,7 +108,7 @@ fn traffic_goes_on_without_the_control_plane_and_readiness_still_counts() {
     cluster.restart("control").unwrap();
     cluster.wait_for_web(REPLICAS);
     let nodes = cluster.spec().nodes;
-    cluster.eventually("the nodes to be Ready again", Duration::from_secs(30), |cluster| {
+    cluster.eventually("the nodes to be Ready again", SOON, |cluster| {
         let ready = cluster.ready_nodes().map_err(|error| format!("{error:#}"))?;
         if ready.len() == nodes {
             Ok(())
@@ -138,7 +134,7 @@ fn etcd_away_in_the_middle_is_an_error_for_writers_only_until_it_is_back() {
         begun.elapsed()
     );
     cluster.restart("etcd").unwrap();
-    cluster.eventually("writes to work again", Duration::from_secs(30), |cluster| {
+    cluster.eventually("writes to work again", SOON, |cluster| {
         cluster
             .causeway_ok(&["scale", "rc", "web", "--replicas", "2"])
             .map_err(|error| format!("{error:#}"))
@@ -160,7 +156,7 @@ fn a_silent_node_turns_not_ready_and_its_endpoints_leave() {
         .collect();
     assert!(!on_node_2.is_empty(), "the scheduler spreads replicas");
     cluster.stop("node-2", Signal::SIGKILL).unwrap();
-    cluster.eventually("node-2 to be NotReady", Duration::from_mins(1), |cluster| {
+    cluster.eventually("node-2 to be NotReady", SOON, |cluster| {
         let ready = cluster.ready_nodes().map_err(|error| format!("{error:#}"))?;
         if ready == ["node-1"] {
             Ok(())
@@ -168,7 +164,7 @@ fn a_silent_node_turns_not_ready_and_its_endpoints_leave() {
             Err(format!("ready: {ready:?}"))
         }
     });
-    cluster.eventually("its pods to leave the endpoints", Duration::from_secs(10), |cluster| {
+    cluster.eventually("its pods to leave the endpoints", SOON, |cluster| {
         let ready = cluster.ready_endpoints("web").map_err(|error| format!("{error:#}"))?;
         if ready.iter().any(|pod| on_node_2.contains(pod)) {
             Err(format!("{ready:?}"))
@@ -176,14 +172,14 @@ fn a_silent_node_turns_not_ready_and_its_endpoints_leave() {
             Ok(())
         }
     });
-    wait::for_true("node-1 to send to its own pods only", Duration::from_secs(5), || {
+    wait::for_true("node-1 to send to its own pods only", SOON, || {
         let tally = cluster.fetch_from_node("node-1", &web.url, 60).unwrap();
         assert_eq!(tally.errors, 0, "{:?}", tally.failures.first());
         !tally.by_node.contains_key("node-2")
     });
 
     cluster.restart("node-2").unwrap();
-    cluster.eventually("node-2 to be Ready again", Duration::from_secs(30), |cluster| {
+    cluster.eventually("node-2 to be Ready again", SOON, |cluster| {
         let ready = cluster.ready_nodes().map_err(|error| format!("{error:#}"))?;
         if ready.len() == 2 {
             Ok(())

@@ -6,18 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use causeway_tests::cluster::{REPLICAS, TestCluster};
-use serde_json::Value;
-use xtask::cluster::{Cluster, Spec, Store};
-
-/// Bound for what the cluster does by itself.
-const SOON: Duration = Duration::from_secs(20);
-
-fn pod(cluster: &Cluster, name: &str) -> Result<Value, String> {
-    cluster
-        .causeway_json(&["get", "pod", name])
-        .map_err(|error| format!("{error:#}"))
-}
+use causeway_tests::cluster::{REPLICAS, SOON, TestCluster, pod};
+use xtask::cluster::{Spec, Store};
 
 #[test]
 fn a_crashed_container_is_restarted_and_its_pod_returns() {
@@ -45,7 +35,7 @@ fn a_crashed_container_is_restarted_and_its_pod_returns() {
 
     // A process that hangs is found by its liveness probe.
     cluster.tell(chosen, "/hang");
-    cluster.eventually("the hung container to be restarted", SOON * 2, |cluster| {
+    cluster.eventually("the hung container to be restarted", SOON, |cluster| {
         let status = pod(cluster, &chosen.name)?["status"]["containerStatuses"][0].clone();
         if status["restartCount"] == 2 && status["ready"] == true {
             Ok(())
@@ -135,7 +125,7 @@ fn deleting_everything_leaves_no_namespace_link_mount_cgroup_or_file() {
 
     cluster.causeway_ok(&["delete", "rc,svc", "web"]).unwrap();
     cluster.causeway_ok(&["delete", "pods", "-l", "app=client"]).unwrap();
-    cluster.eventually("every trace of the pods to be gone", SOON * 2, |cluster| {
+    cluster.eventually("every trace of the pods to be gone", SOON, |cluster| {
         let left: Vec<_> = traces(cluster.spec()).difference(&before).cloned().collect();
         if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
     });

@@ -18,8 +18,10 @@ use nix::{
 };
 use xtask::cluster::Store;
 
-/// How often an agent is killed, one node's after the other's.
-const KILLS: usize = 50;
+/// Agents, one a node.
+const NODES: [&str; 2] = ["node-1", "node-2"];
+/// How often all of them are killed: 50 kills.
+const ROUNDS: usize = 25;
 /// How long an agent may take to have everything in step, and an exchange, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Where agents serve what they measure.
@@ -141,7 +143,7 @@ fn passes(cluster: &xtask::cluster::Cluster, node: &str) -> Result<u64, String> 
 }
 
 #[test]
-fn fifty_kills_of_an_agent_fail_no_request_and_lose_no_datagram() {
+fn fifty_kills_of_agents_fail_no_request_and_lose_no_datagram() {
     // On a busy machine an agent takes long to start; its node must not be given up meanwhile.
     let mut cluster = TestCluster::start_with(2, Store::Embedded, |spec| {
         spec.control_args = ["--node-monitor-grace-period", "10m", "--pod-eviction-timeout", "20m"]
@@ -155,7 +157,7 @@ fn fifty_kills_of_an_agent_fail_no_request_and_lose_no_datagram() {
         let pod = cluster.causeway_json(&["get", "pod", name]).expect("the pod");
         pod["metadata"]["uid"].as_str().expect("a uid").to_owned()
     };
-    let pods: Vec<PathBuf> = ["node-1", "node-2"]
+    let pods: Vec<PathBuf> = NODES
         .map(|node| {
             let pod = format!("pod-{}", uid(&web.client_on(node).name));
             let root = xtask::cluster::cgroup2().expect("a cgroup v2 tree");
@@ -180,21 +182,27 @@ fn fifty_kills_of_an_agent_fail_no_request_and_lose_no_datagram() {
         for pod in &pods {
             scope.spawn(|| echo.ask(pod, echo_at));
         }
-        for number in 0..KILLS {
-            let node = ["node-1", "node-2"][number % 2];
+        for _ in 0..ROUNDS {
             wrks.iter_mut().for_each(Wrk::goes_on);
-            cluster.stop(node, Signal::SIGKILL).expect("a process that ends");
+            for node in NODES {
+                cluster.stop(node, Signal::SIGKILL).expect("a process that ends");
+            }
             let answered = echo.answered.load(Ordering::Relaxed);
-            cluster.restart(node).expect("a process that starts");
-            cluster.eventually("the agent to have its services in step", PATIENCE, |cluster| {
-                let passes = passes(cluster, node)?;
-                // Traffic went on meanwhile.
-                if passes > 0 && echo.answered.load(Ordering::Relaxed) > answered {
-                    Ok(())
-                } else {
-                    Err(format!("{passes} passes"))
-                }
-            });
+            for node in NODES {
+                cluster.restart(node).expect("a process that starts");
+            }
+            for node in NODES {
+                let what = format!("the agent of {node} to have its services in step");
+                cluster.eventually(&what, PATIENCE, |cluster| {
+                    let passes = passes(cluster, node)?;
+                    // Traffic went on meanwhile.
+                    if passes > 0 && echo.answered.load(Ordering::Relaxed) > answered {
+                        Ok(())
+                    } else {
+                        Err(format!("{passes} passes"))
+                    }
+                });
+            }
         }
     });
     let took = begun.elapsed();
@@ -214,7 +222,8 @@ fn fifty_kills_of_an_agent_fail_no_request_and_lose_no_datagram() {
         }
     }
     eprintln!(
-        "{KILLS} kills in {took:?}, {} datagrams answered",
+        "{ROUNDS} times {} kills in {took:?}, {} datagrams answered",
+        NODES.len(),
         echo.answered.load(Ordering::Relaxed)
     );
 }
