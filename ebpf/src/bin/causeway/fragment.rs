@@ -76,6 +76,23 @@ pub fn remember_own(headers: &Headers, translation: &Translation, dry_run: bool)
     }
 }
 
+/// Forgets an earlier datagram of the node's own stack with the identification of this one, which goes on as it is.
+#[inline(always)]
+pub fn forget_own(headers: &Headers, dry_run: bool) {
+    if matches!(headers.fragment, Fragment::First) && !dry_run {
+        // SAFETY: the pointer is valid.
+        unsafe { cw_forget_route(headers) };
+    }
+}
+
+/// Global function behind [`forget_own`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_forget_route(headers: *const Headers) -> u32 {
+    // SAFETY: checked for null, and valid as `forget_own` passes it.
+    unsafe { headers.as_ref() }.map_or(0, |headers| FRAGMENTS.remove(&key(headers)).is_ok().into())
+}
+
 /// Whether a packet of the node's own stack is a later fragment of a datagram that was translated; `translation` gets what it becomes.
 #[inline(always)]
 pub fn follow_own(headers: &Headers, translation: &mut Translation) -> bool {

@@ -133,6 +133,13 @@ impl Model {
         }
     }
 
+    /// Forgets an earlier datagram of the node's own stack with the identification of this one.
+    pub(super) fn forget_own(&mut self, packet: &Packet) {
+        if packet.part == Part::First {
+            self.tables.fragments.remove(&fragment_key(packet));
+        }
+    }
+
     /// What a later fragment of the node's own stack becomes, like its first one.
     pub(super) fn own_fragment(&self, frame: &[u8], packet: &Packet) -> Option<Expected> {
         let route = self.tables.fragments.get(&fragment_key(packet))?;

@@ -147,7 +147,7 @@ impl Model {
             _ => self.own_answer(frame, packet),
         };
         if answer.is_none() {
-            self.remember_own(packet, (packet.source, packet.destination), Behalf::NOBODY);
+            self.forget_own(packet);
         }
         answer
     }

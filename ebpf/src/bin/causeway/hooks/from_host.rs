@@ -52,7 +52,7 @@ pub fn answer(skb: Skb, headers: &Headers, translation: &mut Translation, dry_ru
     // The answer to a client that hides behind this node comes from elsewhere, and by another way.
     if !is_answer || translation.destination != headers.destination {
         *translation = Translation::none(headers);
-        fragment::remember_own(headers, translation, dry_run);
+        fragment::forget_own(headers, dry_run);
         return Outcome::TO_STACK;
     }
     fragment::remember_own(headers, translation, dry_run);
