@@ -14,7 +14,6 @@
 
 pub mod clock;
 pub mod datapath;
-pub mod interrupt;
 pub mod mode;
 pub mod options;
 pub mod program;
@@ -28,3 +27,5 @@ pub mod stats;
 pub mod testrun;
 pub mod usage;
 pub mod worker;
+
+pub use xtask::interrupt;

@@ -37,6 +37,9 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("\nerror: {error:#}");
+        if interrupt::requested() {
+            eprintln!("Everything was removed.");
+        }
         ExitCode::FAILURE
     })
 }
