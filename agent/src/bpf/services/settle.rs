@@ -86,6 +86,10 @@ impl ServiceSync {
             && let Some((until, id)) = self.expiring.front().copied()
             && until <= pass.now
         {
+            // With session affinity, slots never decide alone.
+            let key = self.groups.get(id).and_then(|group| group.keys.first());
+            let entry = key.and_then(|key| self.groups.entry(key));
+            let decides = entry.is_some_and(|entry| entry.service.affinity_seconds == 0);
             if let Some(group) = self.groups.get_mut(id)
                 && let Some(range) = group.range
             {
@@ -93,7 +97,9 @@ impl ServiceSync {
                 let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
                 let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
                 let decided = tables::forget(range, &group.keys, &over, flows, pass.writer);
-                pass.writer.forget_flows(&decided);
+                if decides {
+                    pass.writer.forget_flows(&decided);
+                }
                 if !needed.is_empty() {
                     group.holds.add(pass.now + self.hold, needed);
                     self.expiring.push_back((pass.now + self.hold, id));
@@ -117,7 +123,9 @@ impl ServiceSync {
         }
         let slot_of = |flow: &WrittenFlow| {
             let service = self.groups.entry(&flow.service)?.service;
-            (service.slot_count > 0).then(|| pass.writer.read_slot(slot(&service, flow.hash)))
+            // As in `forget`.
+            let decides = service.slot_count > 0 && service.affinity_seconds == 0;
+            decides.then(|| pass.writer.read_slot(slot(&service, flow.hash)))
         };
         let flows = pass.writer.direct_flows().into_iter();
         let flows: Vec<_> = flows.filter_map(|flow| Some((flow, slot_of(&flow)?))).collect();

@@ -80,6 +80,10 @@ impl Sequence<'_> {
             let Some(service) = self.model.tables.services.get_mut(&vip(spec)) else {
                 continue;
             };
+            if service.affinity.is_some() {
+                // Slots never decide alone there.
+                continue;
+            }
             let flows: Vec<_> = written.iter().filter(|(key, _)| is_for(key, spec)).collect();
             let now = self.model.tables.now;
             let is_translated = self.model.tables.flows.iter().any(|flow| {

@@ -144,6 +144,29 @@ fn a_backend_that_returns_is_settled_when_no_flow_of_its_slots_is_elsewhere() {
 }
 
 #[test]
+fn flows_stay_written_down_where_slots_never_decide_alone() {
+    let mut maps = Maps::new(4096, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    let mut affine = service(80, &[1, 2]);
+    affine.affinity_seconds = 60;
+    planner.sync(&desired([affine.clone()]), now, &mut maps);
+    affine.backends.push(backend(3, true));
+    planner.sync(&desired([affine]), now, &mut maps);
+    let flows: Vec<_> = (0..512_u32)
+        .map(|place| WrittenFlow {
+            service: service_key(&vip_id(80), Scope::Cluster),
+            hash: place << 23,
+            backend: table(&maps, 80)[place as usize].backend,
+            key: None,
+        })
+        .collect();
+    maps.direct_flows.clone_from(&flows);
+    planner.settle(now + GRACE.hold, &mut maps);
+    assert_eq!((remembering(&maps, 80), maps.direct_flows), (0, flows));
+}
+
+#[test]
 fn nothing_stays_written_down_of_an_address_that_is_given_up() {
     let mut maps = Maps::new(4096, 64);
     let mut planner = maps.planner();
