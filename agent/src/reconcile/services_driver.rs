@@ -53,7 +53,7 @@ struct Pass {
     planner: ServicePlanner,
     /// Those of the services that were refused before and that were looked at.
     again: Vec<String>,
-    planned: Planned,
+    beside: Planned,
     report: SyncReport,
     took: Duration,
 }
@@ -230,8 +230,8 @@ impl Driver {
             services += 1;
             again.extend(refused.get(&of.owner).cloned());
         }));
-        let planned = planning.finish();
-        for (before, after) in &planned.listed {
+        let beside = planning.finish();
+        for (before, after) in &beside.listed {
             self.listings.replace(before, after);
         }
         let took = begun.elapsed();
@@ -249,7 +249,7 @@ impl Driver {
         Pass {
             planner,
             again,
-            planned,
+            beside,
             report,
             took,
         }
@@ -270,7 +270,7 @@ impl Driver {
         let mut now: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let failures = report.not_applied.iter();
         let failures = failures.map(|failure| (failure.owner(), failure.to_string()));
-        let lost = pass.planned.lost.iter();
+        let lost = pass.beside.lost.iter();
         let lost = lost.map(|(name, problem)| (owner_of(name), format!("{name}: {problem}")));
         for (owner, text) in failures.chain(lost) {
             if refused.get(owner).is_none_or(|known| !known.contains(&text)) {

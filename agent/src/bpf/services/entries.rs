@@ -114,7 +114,7 @@ impl ServiceSync {
             }
         }
         for one in ready {
-            self.leave(one, pass);
+            self.leave(&one, pass);
         }
     }
 
@@ -156,7 +156,7 @@ impl ServiceSync {
     }
 
     /// Gives back what a group had before, and drops a group that got no entry.
-    fn leave(&mut self, ready: Ready<'_>, pass: &mut Pass<'_, impl MapWriter>) {
+    fn leave(&mut self, ready: &Ready<'_>, pass: &mut Pass<'_, impl MapWriter>) {
         let strays = ready.old.range.is_some() && self.strays(ready.group);
         if strays {
             tracing::error!(

@@ -306,7 +306,9 @@ impl ServiceSync {
             // A backend without references comes back into service with the table that is written next.
             let mut concern = |id| concerned.extend(self.backends.referenced(&id).map(|held| (id, held)));
             let (before, now) = self.groups.set_claims(plan.owner, claims);
-            now.iter().for_each(|(id, _)| concern(*id));
+            for (id, _) in now {
+                concern(*id);
+            }
             self.claims.replace(&before, now, |id| {
                 if now.binary_search_by_key(&id, |(id, _)| *id).is_err() {
                     concern(id);

@@ -68,6 +68,59 @@ fn a_frontend_changes_hands_in_one_step() {
     assert_eq!(planner.owners().collect::<Vec<_>>(), ["default/new"]);
 }
 
+/// Owners of one service each, so many that they are not all dealt with together.
+fn very_many() -> impl Iterator<Item = ServicesOf> {
+    (1000..1600).map(|vip| owned("many", vip, &[1, 2]))
+}
+
+fn owned(name: &str, vip: u16, backends: &[u16]) -> ServicesOf {
+    let owner = format!("default/{name}-{vip}");
+    let name = format!("{owner}:80");
+    let services = vec![DesiredService {
+        name,
+        ..service(vip, backends)
+    }];
+    ServicesOf { owner, services }
+}
+
+#[test]
+fn a_frontend_changes_hands_in_one_step_among_very_many_others() {
+    let mut maps = Maps::new(1 << 16, 64);
+    let mut planner = maps.planner();
+    let now = Instant::now();
+    planner.update([owned("old", 80, &[1, 2])], now, &mut maps);
+    maps.log.clear();
+    let gone = ServicesOf {
+        owner: "default/old-80".into(),
+        services: Vec::new(),
+    };
+    let update = std::iter::once(gone)
+        .chain(very_many())
+        .chain([owned("new", 80, &[3, 4])]);
+    assert_eq!(applied(&planner.update(update, now, &mut maps)), (601, 0));
+    assert!(!maps.log.contains(&"remove"), "{:?}", maps.log);
+    assert_eq!(maps.reachable(80).keys().copied().collect::<Vec<_>>(), [3, 4]);
+    assert_eq!((maps.services.len(), maps.names.len()), (601, 601));
+    assert_eq!(planner.owners().count(), 601);
+}
+
+#[test]
+fn very_many_new_services_take_nothing_from_one_that_was_there() {
+    let mut maps = Maps::new(1 << 16, 64);
+    let now = Instant::now();
+    let mut one = owned("one", 80, &[3, 4]);
+    one.services[0].backends[1].preferred = false;
+    maps.planner().update([one.clone()], now, &mut maps);
+
+    // No table of the adopted ones has the second backend: only its service, which comes last, says that it is wanted.
+    let mut planner = maps.adopt();
+    planner.all_seen();
+    let report = planner.update(very_many().chain([one]), now, &mut maps);
+    assert_eq!(applied(&report), (600, 0));
+    assert_eq!(report.backends_written, 2, "only those of the new ones");
+    assert_eq!(maps.flags(4), IN_USE | LOCAL | READY);
+}
+
 #[test]
 fn each_frontend_has_a_table_of_the_backends_that_it_may_choose() {
     let mut maps = Maps::new(4096, 64);
