@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -24,6 +25,9 @@ const NODES: [&str; 2] = ["node-1", "node-2"];
 const ROUNDS: usize = 25;
 /// How long an agent may take to have everything in step, and an exchange, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Between two requests on a connection, and between two exchanges of datagrams: thousands a second altogether, and time left for
+/// agents to start in.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Where agents serve what they measure.
 const METRICS: u16 = 6561;
 
@@ -31,9 +35,10 @@ const METRICS: u16 = 6561;
 struct Wrk(Child);
 
 impl Wrk {
-    fn start(mut command: Command, url: &str, new_connections: bool) -> Self {
+    fn start(mut command: Command, url: &str, new_connections: bool, pauses: &Path) -> Self {
         // What the cluster's own processes leave of the processors, or agents would take long to start.
-        command.args(["-n", "19", "wrk", "--threads", "1", "--connections", "2"]);
+        command.args(["-n", "19", "wrk", "--threads", "1", "--connections", "2", "--script"]);
+        command.arg(pauses);
         // Longer than the test: it is told when to end.
         command.args(["--duration", "60m", "--timeout", "60s"]);
         if new_connections {
@@ -101,6 +106,7 @@ impl Echo {
         while !self.stop.load(Ordering::Relaxed) {
             exchange(&same);
             exchange(&open());
+            thread::sleep(PAUSE);
         }
     }
 }
@@ -164,16 +170,15 @@ fn fifty_kills_of_agents_fail_no_request_and_lose_no_datagram() {
             netns_of(&root.join(cluster.spec().cgroup(node)).join(pod))
         })
         .into();
+    let mut pauses = tempfile::NamedTempFile::new().expect("a file");
+    let script = format!("function delay() return {} end", PAUSE.as_millis());
+    pauses.write_all(script.as_bytes()).expect("a script for wrk");
     let mut wrks = Vec::new();
     for new_connections in [false, true] {
         // Balanced at the socket, as a process of the node.
         let node = cluster.command_on("node-1", "nice").expect("a command on a node");
-        wrks.push(Wrk::start(node, &web.url, new_connections));
-        wrks.push(Wrk::start(
-            command_in(&pods[1], None, "nice"),
-            &web.url,
-            new_connections,
-        ));
+        let pod = command_in(&pods[1], None, "nice");
+        wrks.extend([node, pod].map(|command| Wrk::start(command, &web.url, new_connections, pauses.path())));
     }
     let echo = Echo::default();
     let begun = Instant::now();
