@@ -19,5 +19,6 @@ pub mod hops;
 pub mod packet;
 pub mod parse;
 pub mod plain;
+pub mod plain6;
 pub mod refuse;
 pub mod select;

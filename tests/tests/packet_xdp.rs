@@ -476,6 +476,87 @@ fn with_native_routing_known_flows_and_their_answers_go_without_the_tunnel() -> 
 }
 
 #[test]
+fn an_established_flow_of_ipv6_goes_the_short_way() -> Result<()> {
+    const VIP6: &str = "[2001:db8:50::1]:443";
+    const CLIENT6: &str = "[2001:db8::7]:40000";
+    for (protocol, native) in [(TCP, false), (UDP, false), (TCP, true)] {
+        let make = |from: &str, to: &str, flags: u8| {
+            if protocol == TCP {
+                Frame::tcp(from, to, flags).payload(b"odd").build()
+            } else {
+                Frame::udp(from, to).payload(b"question").build()
+            }
+        };
+        let mut datapath = node()?;
+        datapath.route("fd00:2::", 64, OTHER)?;
+        if native {
+            datapath.route_natively()?;
+            datapath.native_route("fd00:2::", 64)?;
+        }
+        datapath.neighbour6("2001:db8::7")?;
+        datapath.neighbour6("fd00:2::6")?;
+        datapath.remote_backend(0, "[fd00:2::6]:8080", OTHER)?;
+        let id = datapath.service_with(VIP6, protocol, &[0], FROM_NETWORK)?;
+        let passes = |datapath: &Datapath, frame: &[u8], what: &str| -> Result<()> {
+            assert_eq!(datapath.run_xdp(frame)?, (Action::Pass, frame.to_vec()), "{what}");
+            Ok(())
+        };
+        let first = make(CLIENT6, VIP6, tcp::SYN);
+        passes(&datapath, &first, "a new flow")?;
+        let slow = decode(&datapath.run("cw_from_uplink", &first)?.frame);
+        let frame = make(CLIENT6, VIP6, tcp::ACK);
+        passes(&datapath, &frame, "a flow that was not answered")?;
+        let answer = make("[fd00:2::6]:8080", &slow.source.to_string(), tcp::SYN | tcp::ACK);
+        datapath.run(if native { "cw_from_uplink" } else { "cw_from_tunnel" }, &answer)?;
+        let slow = datapath.run("cw_from_uplink", &frame)?;
+
+        let (action, out) = datapath.run_xdp(&frame)?;
+        assert_eq!(action, Action::Transmit);
+        let inner = if native {
+            assert_eq!((decode(&out).to_mac, decode(&out).from_mac), (last_mac(6), UPLINK_MAC));
+            &out[..]
+        } else {
+            assert_eq!(decode(&out).to_mac, last_mac(12));
+            inside(&out)?
+        };
+        // The same packet, with the same checksum.
+        assert_eq!(inner[14..], slow.frame[14..]);
+
+        let answer = make("[fd00:2::6]:8080", &decode(inner).source.to_string(), tcp::ACK);
+        let wire = if native {
+            answer.clone()
+        } else {
+            in_tunnel(OTHER, NODE, 1, &answer)
+        };
+        let (action, back) = datapath.run_xdp(&wire)?;
+        let client = decode(&back);
+        assert_eq!(
+            (action, client.path()),
+            (Action::Transmit, format!("{VIP6} > {CLIENT6}"))
+        );
+        assert_eq!((client.to_mac, client.from_mac), (last_mac(7), UPLINK_MAC));
+        let slow = datapath.run(if native { "cw_from_uplink" } else { "cw_from_tunnel" }, &answer)?;
+        assert_eq!(back[14..], slow.frame[14..]);
+        assert_eq!(datapath.counters(id)?.packets, 6);
+
+        if protocol == TCP {
+            for flags in [tcp::SYN, tcp::FIN | tcp::ACK, tcp::RST] {
+                passes(&datapath, &make(CLIENT6, VIP6, flags), "what changes the flow")?;
+            }
+        }
+        let long = Frame::udp(CLIENT6, VIP6).payload(&[0; 1_460]).build();
+        passes(&datapath, &long, "too much")?;
+        let mut dying = frame.clone();
+        dying[21] = 1;
+        passes(&datapath, &dying, "the last hop")?;
+        let mut cut = frame;
+        cut.truncate(60);
+        passes(&datapath, &cut, "cut short")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn fragments_and_errors_follow_their_flow() -> Result<()> {
     let (mut datapath, _) = direct()?;
     datapath.service_with(VIP, UDP, &[0], FROM_NETWORK)?;

@@ -131,6 +131,26 @@ impl Datapath {
         Ok(map.set(place, PerCpuValues::try_from(vec![element; processors])?, 0)?)
     }
 
+    /// The same for an address of IPv6.
+    pub fn neighbour6(&mut self, address: &str) -> Result<()> {
+        let words = parse_ip(address).words();
+        let place = words
+            .into_iter()
+            .fold(0, |word, next| word ^ next)
+            .wrapping_mul(0x9e37_79b1)
+            >> 24;
+        let mut element = [0_u8; 48];
+        element[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
+        element[8..24].copy_from_slice(&words.map(u32::to_ne_bytes).concat());
+        element[24..28].copy_from_slice(&UPLINK_MTU.to_ne_bytes());
+        element[28..33].copy_from_slice(&NEIGHBOUR_MAC);
+        element[33] = words[3].to_ne_bytes()[3];
+        element[34..40].copy_from_slice(&UPLINK_MAC);
+        let processors = nr_cpus().map_err(|(_, error)| error).context("counting processors")?;
+        let mut map: PerCpuArray<&mut MapData, [u8; 48]> = self.map_mut("NEXT_HOPS6")?.try_into()?;
+        Ok(map.set(place, PerCpuValues::try_from(vec![element; processors])?, 0)?)
+    }
+
     /// The flows that are written down for direct server return.
     pub fn direct_flows(&self) -> Result<Vec<(FlowKey, DirectFlow)>> {
         let map: HashMap<&MapData, Plain<FlowKey>, Plain<DirectFlow>> = self.map("DIRECT_FLOWS")?.try_into()?;

@@ -24,7 +24,7 @@ use causeway_abi::{
     service::{Service, ServiceKey, ServiceName, Slot},
 };
 
-use crate::next_hop::{self, NextHop};
+use crate::next_hop::{self, NextHop, NextHop6};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -67,6 +67,10 @@ pub static DIRECT_FLOWS: LruHashMap<FlowKey, DirectFlow, 65_536> = LruHashMap::n
 /// Which MAC addresses frames to an address get: what the kernel said a moment ago.
 #[btf_map]
 pub static NEXT_HOPS: PerCpuArray<NextHop, { next_hop::PLACES }> = PerCpuArray::new();
+
+/// The same for addresses of IPv6.
+#[btf_map]
+pub static NEXT_HOPS6: PerCpuArray<NextHop6, { next_hop::PLACES }> = PerCpuArray::new();
 
 /// The flow that is about to begin. Not on the stack, which is short; and not handed down by reference, because kernels before
 /// 6.2 take no key or value from memory that a function was handed.

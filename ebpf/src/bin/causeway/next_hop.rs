@@ -3,14 +3,20 @@
 //! Asking the kernel costs more than everything else XDP does for a packet, so each processor remembers the answers for the
 //! blink of an eye. The memory is a table with one place for each address; addresses that share one take turns.
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_md},
     helpers::generated::{bpf_fib_lookup, bpf_jiffies64},
 };
 
-use crate::{deliver, maps::NEXT_HOPS, xdp_frame::XdpFrame};
+use causeway_abi::Address;
+
+use crate::{
+    deliver,
+    maps::{NEXT_HOPS, NEXT_HOPS6},
+    xdp_frame::XdpFrame,
+};
 
 /// Places for answers; a power of two.
 pub const PLACES: usize = 256;
@@ -20,6 +26,8 @@ const VALID_TICKS: u64 = 64;
 
 /// `AF_INET`.
 const IPV4: u8 = 2;
+/// `AF_INET6`.
+const IPV6: u8 = 10;
 
 /// Element of `NEXT_HOPS`.
 #[derive(Clone, Copy)]
@@ -37,6 +45,23 @@ pub struct NextHop {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<NextHop>() == 32);
+
+/// Element of `NEXT_HOPS6`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct NextHop6 {
+    /// As of [`NextHop`].
+    pub valid_until: u64,
+    /// The address it is about.
+    pub address: [u32; 4],
+    /// As of [`NextHop`].
+    pub mtu: u32,
+    /// As of [`NextHop`].
+    pub macs: [u16; 6],
+    /// Zero.
+    pub reserved: [u32; 2],
+}
+const _: () = assert!(size_of::<NextHop6>() == 48);
 
 /// Where frames for an IPv4 address go; `None` when that is not a neighbour on the interface that this frame came in on, or not
 /// known yet.
@@ -89,6 +114,62 @@ unsafe extern "C" fn cw_next_hop(ctx: *mut xdp_md, address: u32) -> u32 {
             mtu: mtu.into(),
             macs: zerocopy::transmute!([fib.dmac, fib.smac]),
             reserved: 0,
+        };
+    }
+    1
+}
+
+/// As [`next_hop`], for an IPv6 address.
+#[inline(always)]
+pub fn next_hop6(frame: XdpFrame, address: &Address) -> Option<&'static NextHop6> {
+    let words = address.words();
+    let place = NEXT_HOPS6.get_ptr_mut(place6(words))?;
+    // SAFETY: as in `next_hop`.
+    let (known, now) = unsafe { (&*place, bpf_jiffies64()) };
+    if known.address == words && now < known.valid_until {
+        return Some(known);
+    }
+    // SAFETY: all pointers are valid.
+    unsafe { (cw_next_hop6(frame.as_ptr(), address) != 0).then(|| &*place) }
+}
+
+#[inline(always)]
+const fn place6([a, b, c, d]: [u32; 4]) -> u32 {
+    place(a ^ b ^ c ^ d)
+}
+
+/// Asks the kernel and remembers what it says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_next_hop6(ctx: *mut xdp_md, address: *const Address) -> u32 {
+    if address.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and valid as `next_hop6` passes it.
+    let words = unsafe { ptr::read_volatile(address) }.words();
+    let frame = XdpFrame::new(ctx);
+    let (Some(node), Some(place)) = (deliver::node(), NEXT_HOPS6.get_ptr_mut(place6(words))) else {
+        return 0;
+    };
+    // SAFETY: as in `cw_next_hop`. So below.
+    let mut fib: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    fib.family = IPV6;
+    fib.ifindex = frame.ifindex();
+    fib.__bindgen_anon_1.tot_len = 1;
+    fib.__bindgen_anon_3.ipv6_src = node.node_address6.words();
+    fib.__bindgen_anon_4.ipv6_dst = words;
+    let answer = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
+    if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || fib.ifindex != frame.ifindex() {
+        return 0;
+    }
+    let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    unsafe {
+        *place = NextHop6 {
+            valid_until: bpf_jiffies64() + VALID_TICKS,
+            address: words,
+            mtu: mtu.into(),
+            macs: zerocopy::transmute!([fib.dmac, fib.smac]),
+            reserved: [0; 2],
         };
     }
     1

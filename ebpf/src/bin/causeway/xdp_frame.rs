@@ -5,6 +5,7 @@ use causeway_ebpf::{
     flow::Translation,
     parse::protocol,
     plain::{Head, Outer, TUNNEL_OVERHEAD},
+    plain6::Head6,
 };
 
 /// Offset of the transport checksum of TCP over IPv4 without options.
@@ -15,6 +16,8 @@ const UDP_CHECKSUM: usize = 34 + 6;
 const TCP_LENGTH: usize = 34 + 12;
 /// Offset of the length of UDP over IPv4 without options.
 const UDP_LENGTH: usize = 34 + 4;
+/// Where the transport header of IPv6 without extension headers begins.
+const TRANSPORT6: usize = 54;
 /// Bytes of IPv4 without options.
 const IPV4_LENGTH: u16 = 20;
 
@@ -78,6 +81,34 @@ impl XdpFrame {
             (8, u16::from_be(self.read(offset + UDP_LENGTH)?), 0)
         };
         (length >= least && length <= room).then_some(flags)
+    }
+
+    /// As [`flags`](Self::flags), of a packet of IPv6.
+    #[inline(always)]
+    pub fn flags6(self, offset: usize, head: &Head6) -> Option<u8> {
+        let (least, length, flags) = if head.next_header == protocol::TCP {
+            let [length, flags] = self.read::<[u8; 2]>(offset + TRANSPORT6 + 12)?;
+            (20, u16::from(length >> 4) * 4, flags)
+        } else {
+            (8, u16::from_be(self.read(offset + TRANSPORT6 + 4)?), 0)
+        };
+        (length >= least && length <= head.payload_length()).then_some(flags)
+    }
+
+    /// Gives a packet of IPv6, whose addresses have changed and the sum of its checksum with them, other ports, and a frame other MAC
+    /// addresses; false when its transport checksum lies beyond the end.
+    #[inline(always)]
+    pub fn finish6(self, sum: u32, ports_be: [u16; 2], macs: [u16; 6]) -> bool {
+        let Some(head) = self.at::<Head6>(0) else { return false };
+        // SAFETY: as in `read`. So below.
+        let head = unsafe { &mut *head };
+        let offset = if head.next_header == protocol::TCP { 16 } else { 6 };
+        let Some(checksum) = self.at::<u16>(TRANSPORT6 + offset) else {
+            return false;
+        };
+        head.macs = macs;
+        unsafe { *checksum = head.finish(sum, ports_be, *checksum) };
+        true
     }
 
     /// Gives the packet that begins with `head` new addresses and ports and its frame new MAC addresses; false when its

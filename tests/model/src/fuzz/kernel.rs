@@ -98,6 +98,7 @@ pub struct Kernel {
     programs: BTreeMap<Hook, RawFd>,
     xdp: RawFd,
     next_hops: Table<u32, [u8; 32]>,
+    next_hops6: Table<u32, [u8; 48]>,
     processors: usize,
     out: Vec<u8>,
     /// Keeps the programs.
@@ -179,6 +180,7 @@ impl Kernel {
             programs,
             xdp,
             next_hops: Table::new(take("NEXT_HOPS")?)?,
+            next_hops6: Table::new(take("NEXT_HOPS6")?)?,
             processors: aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?,
             out: vec![0; 4096],
             _ebpf: ebpf,
@@ -285,6 +287,11 @@ impl Kernel {
     /// Tells the XDP program of a neighbour.
     pub fn put_next_hop(&self, place: u32, hop: &[u8; 32]) -> Result<()> {
         self.next_hops.put_per_processor(&place, hop, self.processors)
+    }
+
+    /// The same for one with an address of IPv6.
+    pub fn put_next_hop6(&self, place: u32, hop: &[u8; 48]) -> Result<()> {
+        self.next_hops6.put_per_processor(&place, hop, self.processors)
     }
 
     fn told(&mut self) -> Result<Option<Told>> {

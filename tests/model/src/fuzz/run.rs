@@ -1,7 +1,6 @@
 //! The model and the programs go through a sequence side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -287,10 +286,8 @@ impl<'a> Sequence<'a> {
             (Verdict::ToNode, Frame::Ip(sent)) => expected.frame.truncate(sent.end),
             (Verdict::ToNetwork, Frame::Ip(answer)) => {
                 // It goes to the client itself.
-                if let IpAddr::V4(client) = answer.destination {
-                    expected.frame[..6].copy_from_slice(&world::neighbour_mac(client));
-                    expected.frame[6..12].copy_from_slice(&world::UPLINK_MAC);
-                }
+                expected.frame[..6].copy_from_slice(&world::neighbour_mac(answer.destination));
+                expected.frame[6..12].copy_from_slice(&world::UPLINK_MAC);
             }
             (verdict, _) => details.push(format!("xdp: the model says {verdict:?}, XDP sent the packet")),
         }

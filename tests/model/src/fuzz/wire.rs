@@ -14,7 +14,7 @@ pub const OVERHEAD: usize = 50;
 pub fn wrap(frame: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let length = (frame.len() + OVERHEAD - ETHERNET) as u16;
     let mut wire = UPLINK_MAC.to_vec();
-    wire.extend(neighbour_mac(from));
+    wire.extend(neighbour_mac(from.into()));
     wire.extend([0x08, 0x00, 0x45, 0]);
     wire.extend(length.to_be_bytes());
     wire.extend([0, 0, 0x40, 0, 64, protocol::UDP, 0, 0]);
@@ -40,7 +40,7 @@ pub fn unwrap(wire: &[u8], from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<u8>, Stri
     let Transport::Udp { source, destination } = outer.transport else {
         return wrong("protocol");
     };
-    if wire[..6] != neighbour_mac(to) || wire[6..12] != UPLINK_MAC {
+    if wire[..6] != neighbour_mac(to.into()) || wire[6..12] != UPLINK_MAC {
         return wrong("MAC addresses");
     }
     if (outer.source, outer.destination) != (from.into(), to.into()) || destination != TUNNEL_PORT {
@@ -81,7 +81,7 @@ mod tests {
         let (here, there) = (Ipv4Addr::new(172, 30, 0, 11), Ipv4Addr::new(172, 30, 0, 12));
         let mut wire = wrap(b"a frame of some bytes", here, there);
         assert!(unwrap(&wire, here, there).is_err(), "addressed to the uplink itself");
-        wire[..6].copy_from_slice(&neighbour_mac(there));
+        wire[..6].copy_from_slice(&neighbour_mac(there.into()));
         wire[6..12].copy_from_slice(&UPLINK_MAC);
         assert_eq!(unwrap(&wire, here, there).unwrap(), b"a frame of some bytes");
         wire[49] = 1;

@@ -27,7 +27,13 @@ pub const VNI: u32 = 1;
 /// The MAC address of the uplink.
 pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 4, 1];
 /// Who is on the uplink's network.
-pub const NEIGHBOURS: [&str; 4] = ["172.30.0.12", "192.0.2.7", "192.0.2.8", "198.51.100.20"];
+pub const NEIGHBOURS: [&str; 5] = [
+    "172.30.0.12",
+    "192.0.2.7",
+    "192.0.2.8",
+    "198.51.100.20",
+    "2001:db8::7",
+];
 /// The node that the pods of other nodes are on.
 const OTHER_NODE: &str = "172.30.0.12";
 const UPLINK_MTU: u32 = 1_500;
@@ -162,25 +168,40 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
         kernel.routes.put(&key, &value)?;
     }
     for neighbour in NEIGHBOURS {
-        if let IpAddr::V4(address) = ip(neighbour) {
-            let word = u32::from_ne_bytes(address.octets());
-            let mut hop = [0; 32];
-            hop[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
-            hop[8..12].copy_from_slice(&address.octets());
-            hop[12..16].copy_from_slice(&UPLINK_MTU.to_ne_bytes());
-            hop[16..22].copy_from_slice(&neighbour_mac(address));
-            hop[22..28].copy_from_slice(&UPLINK_MAC);
-            // The place that the program looks at, so that it need not ask the kernel, who knows of no such network.
-            kernel.put_next_hop(word.wrapping_mul(0x9e37_79b1) >> 24, &hop)?;
+        // The place that the program looks at, so that it need not ask the kernel, who knows of no such network.
+        let place = |word: u32| word.wrapping_mul(0x9e37_79b1) >> 24;
+        let rest = [&UPLINK_MTU.to_ne_bytes()[..], &neighbour_mac(ip(neighbour)), &UPLINK_MAC].concat();
+        match ip(neighbour) {
+            IpAddr::V4(address) => {
+                let mut hop = [0; 32];
+                hop[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
+                hop[8..12].copy_from_slice(&address.octets());
+                hop[12..28].copy_from_slice(&rest);
+                kernel.put_next_hop(place(u32::from_ne_bytes(address.octets())), &hop)?;
+            }
+            IpAddr::V6(address) => {
+                let mut hop = [0; 48];
+                hop[..8].copy_from_slice(&u64::MAX.to_ne_bytes());
+                hop[8..24].copy_from_slice(&address.octets());
+                hop[24..40].copy_from_slice(&rest);
+                let octets = address.octets();
+                let (words, _) = octets.as_chunks::<4>();
+                let word = words.iter().fold(0, |word, next| word ^ u32::from_ne_bytes(*next));
+                kernel.put_next_hop6(place(word), &hop)?;
+            }
         }
     }
     Ok(())
 }
 
 /// The MAC address of a neighbour.
-pub fn neighbour_mac(address: Ipv4Addr) -> [u8; 6] {
-    let [_, _, c, d] = address.octets();
-    [2, 0, 0, 3, c, d]
+pub fn neighbour_mac(address: IpAddr) -> [u8; 6] {
+    let last = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let [.., c, d] = last.to_be_bytes();
+    [2, 0, 0, if address.is_ipv4() { 3 } else { 6 }, c, d]
 }
 
 /// The node that a pod is on, if it is another than this one.

@@ -20,7 +20,7 @@ use super::{
 use crate::{balance, trace};
 
 /// `last_seen_ns` is written at most this often, so that a busy flow does not bounce its cache line between CPUs.
-const TOUCH_NS: u64 = 1_000_000_000;
+pub(super) const TOUCH_NS: u64 = 1_000_000_000;
 
 /// Goes on with a known flow; `NEW` when there is none.
 #[unsafe(no_mangle)]

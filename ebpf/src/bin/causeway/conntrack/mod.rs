@@ -18,11 +18,11 @@ mod open;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use causeway_abi::{
     DropReason,
-    conntrack::{DIRECTION_REPLY, Flow, FlowKey},
+    conntrack::{DIRECTION_REPLY, Flow, FlowKey, TCP_ESTABLISHED},
     service::{NO_BACKEND, Service},
 };
 use causeway_ebpf::{
-    flow::{Translation, forward_key_of, reply_key_of},
+    flow::{Translation, expired, forward_key_of, reply_key_of},
     parse::Headers,
 };
 
@@ -32,7 +32,7 @@ use crate::{
     maps::{CONNTRACK, CONNTRACK_NEW, FLOW_DRAFT},
 };
 
-use known::{cw_continue, cw_reply, is_over};
+use known::{TOUCH_NS, cw_continue, cw_reply, is_over};
 use open::{begin, cw_masquerade, cw_open};
 
 /// Monotonic time in nanoseconds, at the resolution of a timer tick.
@@ -131,6 +131,22 @@ pub fn is_known(key: &FlowKey) -> bool {
         let is_answer = key.direction == DIRECTION_REPLY;
         !is_over(flow, key.protocol, now_ns(), is_answer)
     })
+}
+
+/// A flow that both sides have begun and neither has closed, for a packet that changes nothing about it but when it was seen.
+#[inline(always)]
+pub fn established(key: &FlowKey) -> Option<&'static Flow> {
+    // SAFETY: as in `peek`.
+    let flow = unsafe { &mut *CONNTRACK.get_ptr_mut(key)? };
+    let now = now_ns();
+    let is_over = flow.tcp_state != TCP_ESTABLISHED || expired(flow, key.protocol, now);
+    if is_over || !balance::is_alive(flow.backend, flow.generation) {
+        return None;
+    }
+    if now > flow.last_seen_ns + TOUCH_NS {
+        flow.last_seen_ns = now;
+    }
+    Some(flow)
 }
 
 #[inline(always)]

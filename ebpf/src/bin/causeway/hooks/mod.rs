@@ -12,3 +12,4 @@ mod socket;
 mod to_tunnel;
 mod to_uplink;
 mod xdp;
+mod xdp6;

@@ -1,7 +1,7 @@
 //! XDP on the uplink: packets from the network for services whose backend is on another node, and their answers.
 //!
 //! What is taken here is sent out of the uplink again before the kernel makes a socket buffer of it. Everything unusual passes, and
-//! `cw_from_uplink` or `cw_from_tunnel` do the same with it, more slowly: packets with options, fragments, IPv6, new flows that
+//! `cw_from_uplink` or `cw_from_tunnel` do the same with it, more slowly: packets with options, fragments, new flows that
 //! are written down, backends of this node, services with session affinity or source ranges, slots that are changing hands,
 //! and all packets for services while somebody watches.
 
@@ -21,10 +21,12 @@ use causeway_abi::{
 use causeway_ebpf::{
     direct::Chosen,
     flow::{Translation, forward_key, hash},
-    parse::{Headers, L3, protocol},
+    parse::{Headers, protocol},
     plain::{Ends, Head, Outer, TUNNEL_OVERHEAD},
+    plain6::IPV6,
 };
 
+use super::xdp6;
 use crate::{
     balance, conntrack, count, deliver, direct,
     maps::SERVICES,
@@ -44,7 +46,7 @@ pub fn cw_xdp(ctx: XdpContext) -> u32 {
 fn sent(frame: XdpFrame) -> Option<u32> {
     let mut head = frame.read::<Head>(0)?;
     if !head.is_plain(frame.length()) {
-        return None;
+        return (head.ethertype == IPV6).then(|| xdp6::sent(frame, false));
     }
     let node = deliver::node()?;
     // One place on the stack for both ways.
@@ -52,6 +54,12 @@ fn sent(frame: XdpFrame) -> Option<u32> {
     let mut service = None;
     if head.protocol == protocol::UDP && head.destination_port_be == node.tunnel_port_be {
         head = inside(frame, node)?;
+        if head.ethertype == IPV6 {
+            return Some(xdp6::sent(frame, true));
+        }
+        if !head.is_plain(frame.length() - TUNNEL_OVERHEAD) || head.destination_address() != node.router_address {
+            return None;
+        }
         offset = TUNNEL_OVERHEAD;
     } else {
         let key = ServiceKey {
@@ -92,13 +100,11 @@ fn sent(frame: XdpFrame) -> Option<u32> {
     Some(action)
 }
 
-/// The packet inside a frame out of the tunnel, if it is for this node itself.
+/// What is inside a frame that is out of this node's tunnel.
 #[inline(always)]
 fn inside(frame: XdpFrame, node: &NodeConfig) -> Option<Head> {
     let (outer, head) = (frame.read::<Outer>(0)?, frame.read::<Head>(TUNNEL_OVERHEAD)?);
-    let is_ours = outer.is_of(node.node_address.words()[3], node.tunnel_port_be, node.tunnel_id)
-        && head.is_plain(frame.length() - TUNNEL_OVERHEAD)
-        && head.destination_address() == node.router_address;
+    let is_ours = outer.is_of(node.node_address.words()[3], node.tunnel_port_be, node.tunnel_id);
     is_ours.then_some(head)
 }
 
@@ -121,7 +127,7 @@ fn directly(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Ser
     if !frame.lower_hops() {
         return Some(failed(frame));
     }
-    Some(into_tunnel(frame, hop, hash, chosen.to_macs()))
+    Some(into_tunnel(frame, headers.end, hop, hash, chosen.to_macs()))
 }
 
 /// Sends a client's packet of a known flow to its backend's node, with this node as its source.
@@ -146,7 +152,7 @@ fn translated(frame: XdpFrame, headers: &Headers, node: &NodeConfig, translation
     let hash = u32::from(translation.source_port_be);
     let action = translate(frame, translation, hop);
     Some(if action == XDP_TX {
-        into_tunnel(frame, hop, hash, deliver::TUNNEL_MACS)
+        into_tunnel(frame, headers.end, hop, hash, deliver::TUNNEL_MACS)
     } else {
         action
     })
@@ -200,19 +206,21 @@ unsafe extern "C" fn cw_xdp_rewrite(ctx: *mut xdp_md, translation: *const Transl
 
 /// Puts a frame into the tunnel to a node that is a neighbour.
 #[inline(always)]
-fn into_tunnel(frame: XdpFrame, hop: &NextHop, hash: u32, inner_macs: [u8; 12]) -> u32 {
+pub fn into_tunnel(frame: XdpFrame, length: u32, hop: &NextHop, hash: u32, inner_macs: [u8; 12]) -> u32 {
     let [first, second, third]: [u32; 3] = zerocopy::transmute!(inner_macs);
     let macs = u64::from(first) | u64::from(second) << 32;
+    let flow = u64::from(hash) | u64::from(length) << 32;
     // SAFETY: all pointers are valid.
-    unsafe { cw_xdp_tunnel(frame.as_ptr(), hop, hash, macs, third) }
+    unsafe { cw_xdp_tunnel(frame.as_ptr(), hop, flow, macs, third) }
 }
 
-/// Global function behind [`into_tunnel`]; `macs` are the first eight bytes of the inner frame's addresses.
+/// Global function behind [`into_tunnel`]; `flow` is the hash and the length of the inner frame, `macs` are the first eight bytes of its
+/// addresses.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn cw_xdp_tunnel(ctx: *mut xdp_md, hop: *const NextHop, hash: u32, macs: u64, more_macs: u32) -> u32 {
+unsafe extern "C" fn cw_xdp_tunnel(ctx: *mut xdp_md, hop: *const NextHop, flow: u64, macs: u64, more_macs: u32) -> u32 {
     let frame = XdpFrame::new(ctx);
-    let (Some(head), Some(node)) = (frame.read::<Head>(0), deliver::node()) else {
+    let Some(node) = deliver::node() else {
         return failed(frame);
     };
     if hop.is_null() {
@@ -226,7 +234,7 @@ unsafe extern "C" fn cw_xdp_tunnel(ctx: *mut xdp_md, hop: *const NextHop, hash: 
         port_be: node.tunnel_port_be,
         tunnel_id: node.tunnel_id,
     };
-    let outer = Outer::new(&ends, hop.macs, hash, head.total_length() + L3 as u16);
+    let outer = Outer::new(&ends, hop.macs, flow as u32, (flow >> 32) as u16);
     let macs = [macs as u32, (macs >> 32) as u32, more_macs];
     if frame.encapsulate(&outer, zerocopy::transmute!(macs)) {
         XDP_TX
@@ -237,7 +245,17 @@ unsafe extern "C" fn cw_xdp_tunnel(ctx: *mut xdp_md, hop: *const NextHop, hash: 
 
 /// Drops a frame that could not be changed.
 #[inline(always)]
-fn failed(frame: XdpFrame) -> u32 {
+pub fn failed(frame: XdpFrame) -> u32 {
+    // SAFETY: the context is valid.
+    unsafe { cw_xdp_failed(frame.as_ptr()) }
+}
+
+/// Global function behind [`failed`]: where it is inlined behind a change of the frame's length, LLVM subtracts pointers in a way that the
+/// verifier does not see through.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_xdp_failed(ctx: *mut xdp_md) -> u32 {
+    let frame = XdpFrame::new(ctx);
     count::dropped(DropReason::RewriteFailed as u32, frame.length() as u64);
     XDP_ABORTED
 }
