@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd as _, path::Path};
 
 use aya::{
-    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray},
     sys::SyscallError,
 };
 use causeway_abi::{
@@ -26,16 +26,10 @@ pub struct Table<K: Data, V: Data> {
 
 impl<K: Data, V: Data> Table<K, V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let read = |source| MapsError::Read {
-            map: shape.name,
-            source,
-        };
-        let max_entries = max_entries(shape, maps_dir)?;
-        let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
         Ok(Self {
             shape,
-            max_entries,
-            map,
+            max_entries: max_entries(shape, maps_dir)?,
+            map: open(shape, maps_dir)?,
         })
     }
 
@@ -96,11 +90,7 @@ pub struct Element<V: Data> {
 
 impl<V: Data> Element<V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let map = shape.open_existing(maps_dir)?;
-        let map = map.try_into().map_err(|source| MapsError::Read {
-            map: shape.name,
-            source,
-        })?;
+        let map = open(shape, maps_dir)?;
         Ok(Self { shape, map })
     }
 
@@ -163,11 +153,7 @@ pub struct CounterArray<V: PerCpuSum> {
 
 impl<V: PerCpuSum> CounterArray<V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let map = shape.open_existing(maps_dir)?;
-        let map = map.try_into().map_err(|source| MapsError::Read {
-            map: shape.name,
-            source,
-        })?;
+        let map = open(shape, maps_dir)?;
         Ok(Self { shape, map })
     }
 
@@ -234,6 +220,15 @@ fn update_all<K: Data, V: Data>(
         done += 1;
     }
     refused
+}
+
+/// Opens a pinned map in aya's form of it.
+pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(shape: Shape, maps_dir: &Path) -> Result<M, MapsError> {
+    let map = shape.open_existing(maps_dir)?;
+    map.try_into().map_err(|source| MapsError::Read {
+        map: shape.name,
+        source,
+    })
 }
 
 pub(crate) fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {

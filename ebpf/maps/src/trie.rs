@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     Data, MapsError, Plain,
     shape::Shape,
-    table::{collect, found, max_entries, removed, written},
+    table::{collect, found, max_entries, open, removed, written},
 };
 
 /// `ROUTES`.
@@ -82,16 +82,10 @@ pub struct Trie<K: TrieKey, V: Data> {
 
 impl<K: TrieKey, V: Data> Trie<K, V> {
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
-        let read = |source| MapsError::Read {
-            map: shape.name,
-            source,
-        };
-        let max_entries = max_entries(shape, maps_dir)?;
-        let map = shape.open_existing(maps_dir)?.try_into().map_err(read)?;
         Ok(Self {
             shape,
-            max_entries,
-            map,
+            max_entries: max_entries(shape, maps_dir)?,
+            map: open(shape, maps_dir)?,
         })
     }
 
