@@ -6,11 +6,14 @@ mod initramfs;
 mod kernel;
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::progress::Progress;
@@ -135,7 +138,8 @@ fn boot(progress: &Progress, image: &Path, archive: &Path, logs: (&Path, &Path))
     for log in [logs.0, logs.1] {
         fs::write(log, "").with_context(|| format!("cannot write {}", log.display()))?;
     }
-    let child = Command::new("qemu-system-x86_64")
+    let mut emulator = Command::new("qemu-system-x86_64");
+    emulator
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
         .args(["-display", "none", "-no-reboot", "-monitor", "none"])
         .arg("-serial")
@@ -148,9 +152,13 @@ fn boot(progress: &Progress, image: &Path, archive: &Path, logs: (&Path, &Path))
         .arg(archive)
         .args(["-append", "console=ttyS0 panic=-1 quiet"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("cannot run qemu-system-x86_64")?;
+        .stdout(Stdio::null());
+    // It ends with this process, however that ends: the next one gets the lock, and files that nobody uses.
+    // SAFETY: runs between fork and exec; prctl(2) is a system call that takes no pointer here.
+    unsafe {
+        emulator.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+    }
+    let child = emulator.spawn().context("cannot run qemu-system-x86_64")?;
     let mut emulator = Emulator(child);
     let begun = Instant::now();
     while emulator.0.try_wait().context("cannot wait for the emulator")?.is_none() {
