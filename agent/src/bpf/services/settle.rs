@@ -96,9 +96,9 @@ impl ServiceSync {
                 let due = group.holds.take_due(pass.now, budget);
                 let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
                 let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
-                let decided = tables::forget(range, &group.keys, &over, flows, pass.writer);
+                let settled = tables::forget(range, &group.keys, &over, flows, pass.writer);
                 if decides {
-                    pass.writer.forget_flows(&decided);
+                    pass.writer.forget_flows(&settled);
                 }
                 if !needed.is_empty() {
                     group.holds.add(pass.now + self.hold, needed);
