@@ -46,7 +46,7 @@ impl Default for Grace {
     }
 }
 
-/// New groups that become visible together at least, where there are so many: few calls of the kernel, and still soon.
+/// So many new services are dealt with together, and become visible together: few calls of the kernel, and still soon.
 const TOGETHER: usize = 256;
 
 /// What the maps hold, as far as services go, and who owns what in them.
