@@ -19,8 +19,8 @@ pub use event::{EventFilter, EventView};
 pub use explanation::{ExplainView, NextHop, Origin};
 pub use inventory::{MapView, inventory};
 pub use node::{NodeView, PodView, RouteView, node, pods, routes};
-pub(crate) use programs::{has_xdp, of_node};
 pub use programs::{AttachmentView, ProgramView, programs};
+pub(crate) use programs::{has_xdp, of_node};
 pub use reading::{
     BackendEntry, Filter, Reading, Request, What, address_of, endpoint_matches, read, read_maps, service_matches,
 };

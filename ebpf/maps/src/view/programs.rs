@@ -9,8 +9,9 @@ use aya::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MapsError, PinnedMaps, pins, shape,
+    MapsError, PinnedMaps,
     link::{Link, Place},
+    pins, shape,
 };
 
 /// A program that reads this node's maps.
