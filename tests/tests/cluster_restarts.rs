@@ -35,10 +35,10 @@ const METRICS: u16 = 6561;
 struct Wrk(Child);
 
 impl Wrk {
-    fn start(mut command: Command, url: &str, new_connections: bool, pauses: &Path) -> Self {
+    fn start(mut command: Command, url: &str, new_connections: bool, script: &Path) -> Self {
         // What the cluster's own processes leave of the processors, or agents would take long to start.
         command.args(["-n", "19", "wrk", "--threads", "1", "--connections", "2", "--script"]);
-        command.arg(pauses);
+        command.arg(script);
         // Longer than the test: it is told when to end.
         command.args(["--duration", "60m", "--timeout", "60s"]);
         if new_connections {
@@ -170,15 +170,15 @@ fn fifty_kills_of_agents_fail_no_request_and_lose_no_datagram() {
             netns_of(&root.join(cluster.spec().cgroup(node)).join(pod))
         })
         .into();
-    let mut pauses = tempfile::NamedTempFile::new().expect("a file");
-    let script = format!("function delay() return {} end", PAUSE.as_millis());
-    pauses.write_all(script.as_bytes()).expect("a script for wrk");
+    let mut script = tempfile::NamedTempFile::new().expect("a file");
+    let text = format!("function delay() return {} end", PAUSE.as_millis());
+    script.write_all(text.as_bytes()).expect("a script for wrk");
     let mut wrks = Vec::new();
     for new_connections in [false, true] {
         // Balanced at the socket, as a process of the node.
         let node = cluster.command_on("node-1", "nice").expect("a command on a node");
         let pod = command_in(&pods[1], None, "nice");
-        wrks.extend([node, pod].map(|command| Wrk::start(command, &web.url, new_connections, pauses.path())));
+        wrks.extend([node, pod].map(|command| Wrk::start(command, &web.url, new_connections, script.path())));
     }
     let echo = Echo::default();
     let begun = Instant::now();
