@@ -99,12 +99,11 @@ impl Model {
             let held = self.tables.held.get(place);
             held.is_some_and(|held| held.datagram != *key)
         });
-        let (place, reason) = match free {
-            Some(place) => (place, DropReason::FragmentExpired),
-            None => {
-                let oldest = taken.min_by_key(|place| self.tables.held[place].number)?;
-                (oldest, DropReason::FragmentEvicted)
-            }
+        let (place, reason) = if let Some(place) = free {
+            (place, DropReason::FragmentExpired)
+        } else {
+            let oldest = taken.min_by_key(|place| self.tables.held[place].number)?;
+            (oldest, DropReason::FragmentEvicted)
         };
         if let Some(lost) = self.tables.held.remove(&place) {
             self.tables.count_drop(reason, lost.length);

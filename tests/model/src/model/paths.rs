@@ -32,7 +32,7 @@ impl Model {
             (_, Frame::Malformed) => Expected::dropped(DropReason::MalformedPacket, frame, 0),
             (Hook::FromPod, Frame::Ip(packet)) => self.sent_by_pod(frame, packet),
             (Hook::FromTunnel, Frame::Ip(packet)) => self.out_of_tunnel(frame, packet),
-            (Hook::ToTunnel, Frame::Ip(packet)) => self.to_other_nodes(frame, packet),
+            (Hook::ToTunnel, Frame::Ip(packet)) => self.leaving_for_other_nodes(frame, packet),
             (Hook::FromUplink, Frame::Ip(packet)) => self.sent_by_network(frame, packet),
             (Hook::ToUplink, Frame::Ip(packet)) => self.leaving(frame, packet),
         };
@@ -94,7 +94,7 @@ impl Model {
     }
 
     /// What the node's own processes send to pods elsewhere.
-    fn to_other_nodes(&mut self, frame: &[u8], packet: &Packet) -> Expected {
+    fn leaving_for_other_nodes(&mut self, frame: &[u8], packet: &Packet) -> Expected {
         if packet.is_link_control() {
             return Expected::to_stack(untouched(frame), Behalf::NOBODY);
         }
