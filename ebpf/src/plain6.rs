@@ -40,8 +40,13 @@ const _: () = assert!(size_of::<Head6>() == 58 && align_of::<Head6>() == 2);
 pub const IPV6: u16 = 0x86dd_u16.to_be();
 
 #[inline(always)]
-const fn address([a, b, c, d, e, f, g, h]: [u16; 8]) -> Address {
-    Address::from_words([word([a, b]), word([c, d]), word([e, f]), word([g, h])])
+const fn address(at: [u16; 8]) -> Address {
+    Address::from_words([
+        word([at[0], at[1]]),
+        word([at[2], at[3]]),
+        word([at[4], at[5]]),
+        word([at[6], at[7]]),
+    ])
 }
 
 impl Head6 {

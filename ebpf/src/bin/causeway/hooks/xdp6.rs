@@ -132,6 +132,18 @@ fn decide(frame: XdpFrame, offset: usize) -> Option<u32> {
 /// Whether a packet is for a service that lets everybody in.
 #[inline(always)]
 fn is_let_in(flow: &FlowKey) -> bool {
+    // SAFETY: the pointer is valid.
+    unsafe { cw_xdp_lets_in(flow) != 0 }
+}
+
+/// Global function behind [`is_let_in`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn cw_xdp_lets_in(flow: *const FlowKey) -> u32 {
+    // SAFETY: checked for null, and valid as `is_let_in` passes it.
+    let Some(flow) = (unsafe { flow.as_ref() }) else {
+        return 0;
+    };
     let key = ServiceKey {
         address: flow.destination,
         port_be: flow.destination_port_be,
@@ -139,7 +151,10 @@ fn is_let_in(flow: &FlowKey) -> bool {
         scope: SCOPE_NODE,
     };
     // SAFETY: an element that is replaced meanwhile costs one packet.
-    unsafe { SERVICES.get(&key) }.is_some_and(|service| service.flags & SERVICE_SOURCE_RANGES == 0)
+    let service = unsafe { SERVICES.get(&key) };
+    service
+        .is_some_and(|service| service.flags & SERVICE_SOURCE_RANGES == 0)
+        .into()
 }
 
 /// Translates a frame by its flow and addresses it to a neighbour. In steps, which need less stack each.
