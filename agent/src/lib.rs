@@ -11,6 +11,7 @@ pub mod bpf;
 pub mod caps;
 pub mod cgroup;
 pub mod config;
+mod hash;
 pub mod image;
 pub mod metrics;
 pub mod net;

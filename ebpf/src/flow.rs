@@ -477,12 +477,12 @@ mod tests {
 
     /// χ² of how flows fall into 16 slots.
     fn unevenness(keys: impl Iterator<Item = FlowKey>) -> f64 {
-        const SLOTS: usize = 16;
-        let mut counts = [0u32; SLOTS];
+        const SLOTS: u32 = 16;
+        let mut counts = [0u32; SLOTS as usize];
         for key in keys {
-            counts[((u64::from(hash(&key)) * SLOTS as u64) >> 32) as usize] += 1;
+            counts[((u64::from(hash(&key)) * u64::from(SLOTS)) >> 32) as usize] += 1;
         }
-        let mean = f64::from(counts.iter().sum::<u32>()) / SLOTS as f64;
+        let mean = f64::from(counts.iter().sum::<u32>()) / f64::from(SLOTS);
         counts
             .iter()
             .map(|count| (f64::from(*count) - mean).powi(2) / mean)

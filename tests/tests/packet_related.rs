@@ -280,7 +280,7 @@ fn piece(frame: Frame, offset: u16, more: bool) -> Vec<u8> {
     let is_v4 = frame.build()[14] >> 4 == 4;
     let more = u16::from(more);
     if is_v4 {
-        frame.fragment(more << 13 | offset / 8).build()
+        frame.fragment((more << 13) | (offset / 8)).build()
     } else {
         frame.fragment_v6(offset | more).build()
     }

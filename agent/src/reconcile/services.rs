@@ -1,10 +1,6 @@
 //! From the cluster's services and endpoints to what the data path should hold. Pure.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use causeway_maps::Protocol;
 use causeway_proto::v1::{EndpointAddress, EndpointSubset, Endpoints, ObjectMeta, Service, ServicePort, ServiceSpec};
@@ -14,7 +10,10 @@ use super::{
     services_index::{Candidate, FrontendIndex, ServiceName},
     topology::{Distance, Distribution, Topology, prefer},
 };
-use crate::bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Readiness};
+use crate::{
+    bpf::{BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Readiness},
+    hash::HashMap,
+};
 
 /// Session affinity without a time-out of its own lasts three hours, as in Kubernetes.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;

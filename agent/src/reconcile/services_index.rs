@@ -3,13 +3,13 @@
 //! Kept up by service, so that a change of one service costs no look at the others. The result does not depend on the order of
 //! changes: it is the same as if all services were looked at anew.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::service_frontends::Class;
-use crate::bpf::{DesiredService, Frontend, Scope, VipId};
+use crate::{
+    bpf::{DesiredService, Frontend, Scope, VipId},
+    hash::{HashMap, HashSet},
+};
 
 /// Namespace and name of a service.
 pub type ServiceName = (String, String);
@@ -105,7 +105,7 @@ impl FrontendIndex {
         mut lost: impl FnMut(&DesiredService, Class, &Frontend),
     ) -> Vec<DesiredService> {
         let mut resolved = Vec::with_capacity(candidates.len());
-        let mut taken = HashSet::new();
+        let mut taken = HashSet::default();
         for (number, (mut service, mut frontends)) in candidates.into_iter().enumerate() {
             frontends.sort_by_key(|(class, _)| *class);
             service.frontends.reserve_exact(frontends.len());

@@ -4,7 +4,7 @@
 //! looked at as well. Looking at every name leads to the same as [`desired_services`](super::services::desired_services).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     vec,
@@ -20,7 +20,10 @@ use super::{
     services::{NodeView, candidates, depends_on_readiness, warn_of_loss},
     services_index::{Candidate, FrontendIndex, ServiceName},
 };
-use crate::bpf::{DesiredService, Frontend, Readiness, ServicesOf};
+use crate::{
+    bpf::{DesiredService, Frontend, Readiness, ServicesOf},
+    hash::{HashMap, HashSet},
+};
 
 /// What is behind a name.
 #[derive(Clone, PartialEq, Debug)]

@@ -20,7 +20,10 @@ pub(super) fn blocks(job: &Job) -> Outcome {
     let chunk = vec![0; CHUNK_BYTES];
     in_turn(
         job,
-        |socket| ask(socket, BLOCKS, &mut [0; MESSAGE_BYTES]),
+        |socket| {
+            socket::fix_buffers(socket, BLOCK_BYTES)?;
+            ask(socket, BLOCKS, &mut [0; MESSAGE_BYTES])
+        },
         |socket, answer| {
             let mut left = BLOCK_BYTES;
             while left > 0 {

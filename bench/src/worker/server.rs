@@ -129,6 +129,9 @@ fn serve(connection: &mut Connection, answer: &[u8], buffer: &mut [u8]) -> bool 
         }
         if first == Some(BLOCKS) {
             connection.request_bytes = BLOCK_BYTES;
+            if socket::fix_buffers(&connection.socket, BLOCK_BYTES).is_err() {
+                return false;
+            }
         }
     }
     true

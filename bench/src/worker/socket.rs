@@ -123,6 +123,14 @@ pub(super) fn receive_all(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<()>
     Ok(())
 }
 
+/// Gives a socket buffers of a fixed size, whatever the system's limit, in place of those that grow with what the kernel has seen of the
+/// connection.
+pub(super) fn fix_buffers(socket: &OwnedFd, bytes: usize) -> io::Result<()> {
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::SndBufForce, &bytes)?;
+    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &bytes)?;
+    Ok(())
+}
+
 /// Says that nothing more will be sent.
 pub(super) fn finish_sending(socket: &OwnedFd) -> io::Result<()> {
     // SAFETY: takes no pointer.

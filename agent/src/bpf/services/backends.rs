@@ -4,11 +4,12 @@
 //! let go, so that established flows can end. Only then may it go to another backend, under the next generation.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
+    collections::{VecDeque, hash_map},
     time::{Duration, Instant},
 };
 
 use super::super::desired::BackendId;
+use crate::hash::HashMap;
 
 /// The allocation of indexes.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl BackendIndexes {
     pub fn new(capacity: u32, grace: Duration) -> Self {
         Self {
             entries: Vec::new(),
-            by_id: HashMap::new(),
+            by_id: HashMap::default(),
             freed: VecDeque::new(),
             unreferenced: Vec::new(),
             recovered: Vec::new(),

@@ -1,11 +1,14 @@
 //! What services want of their backends, when several share one.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::hash_map::Entry;
 
 use causeway_abi::backend::{IN_USE, LOCAL, READY, READY_ALWAYS, TERMINATING};
 
 use super::writer::Condition;
-use crate::bpf::desired::{BackendId, DesiredBackend};
+use crate::{
+    bpf::desired::{BackendId, DesiredBackend},
+    hash::HashMap,
+};
 
 /// A backend as one service wants it.
 pub type Claim = (BackendId, Condition);

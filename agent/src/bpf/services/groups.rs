@@ -1,11 +1,14 @@
 //! What the maps hold of each service: frontends that share a table, by number, by key and by owner.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use causeway_abi::service::{Service, ServiceKey};
 
 use super::{arena::Range, claims::Claim, holds::Holds};
-use crate::bpf::desired::{BackendId, SourceRange};
+use crate::{
+    bpf::desired::{BackendId, SourceRange},
+    hash::HashMap,
+};
 
 /// Number of a group; used again after it is gone.
 pub type GroupId = u32;

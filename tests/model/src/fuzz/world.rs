@@ -27,13 +27,7 @@ pub const VNI: u32 = 1;
 /// The MAC address of the uplink.
 pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 4, 1];
 /// Who is on the uplink's network.
-pub const NEIGHBOURS: [&str; 5] = [
-    "172.30.0.12",
-    "192.0.2.7",
-    "192.0.2.8",
-    "198.51.100.20",
-    "2001:db8::7",
-];
+pub const NEIGHBOURS: [&str; 5] = ["172.30.0.12", "192.0.2.7", "192.0.2.8", "198.51.100.20", "2001:db8::7"];
 /// The node that the pods of other nodes are on.
 const OTHER_NODE: &str = "172.30.0.12";
 const UPLINK_MTU: u32 = 1_500;
@@ -170,7 +164,12 @@ pub fn write(kernel: &Kernel, tables: &Tables) -> Result<()> {
     for neighbour in NEIGHBOURS {
         // The place that the program looks at, so that it need not ask the kernel, who knows of no such network.
         let place = |word: u32| word.wrapping_mul(0x9e37_79b1) >> 24;
-        let rest = [&UPLINK_MTU.to_ne_bytes()[..], &neighbour_mac(ip(neighbour)), &UPLINK_MAC].concat();
+        let rest = [
+            &UPLINK_MTU.to_ne_bytes()[..],
+            &neighbour_mac(ip(neighbour)),
+            &UPLINK_MAC,
+        ]
+        .concat();
         match ip(neighbour) {
             IpAddr::V4(address) => {
                 let mut hop = [0; 32];
