@@ -133,7 +133,8 @@ fn directly(frame: XdpFrame, headers: &Headers, node: &NodeConfig, service: &Ser
 /// Sends a client's packet of a known flow to its backend's node, with this node as its source.
 #[inline(always)]
 fn translated(frame: XdpFrame, headers: &Headers, node: &NodeConfig, translation: &mut Translation) -> Option<u32> {
-    if !conntrack::continued(headers, translation) {
+    // One that opens a connection may end the flow that it finds, and begin another where it is looked at again.
+    if headers.opens_connection() || !conntrack::continued(headers, translation) {
         return None;
     }
     let to = balance::backend(translation.backend)?.node_v4_be;
