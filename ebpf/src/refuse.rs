@@ -41,6 +41,18 @@ pub enum Kind {
     Silence,
 }
 
+impl Kind {
+    /// Bytes of the shortest frame that this can be the answer to: an ICMP error quotes some of it.
+    #[inline(always)]
+    pub const fn least_length(self) -> u32 {
+        match self {
+            Self::ErrorV4 => L3 + QUOTED_V4 as u32,
+            Self::ErrorV6 => L3 + QUOTED_V6 as u32,
+            Self::ResetV4 | Self::ResetV6 | Self::Silence => 0,
+        }
+    }
+}
+
 /// The answer for a packet that nobody takes. Datagrams with IPv4 options or IPv6 extension headers, and fragments of TCP segments, get
 /// none.
 #[inline(always)]

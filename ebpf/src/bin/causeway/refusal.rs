@@ -6,6 +6,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_csum_diff};
 use causeway_abi::{Address, DropReason, icmp, route::MODE_VXLAN};
 use causeway_ebpf::{
     budget, csum,
+    packet::Packet as _,
     parse::Headers,
     refuse::{Answer, IcmpError, Kind, error_kind, error_v4, error_v6, kind, reset_v4, reset_v6},
 };
@@ -119,6 +120,9 @@ unsafe extern "C" fn cw_answer(skb: *mut __sk_buff, headers: *const Headers, rea
         };
         let Some(own) = own else { return 0 };
         source = own;
+    }
+    if Skb::new(skb).length() < kind.least_length() {
+        return 0;
     }
     if matches!(kind, Kind::ErrorV4 | Kind::ErrorV6)
         && !outcome::is_dry_run(Skb::new(skb))
