@@ -7,12 +7,14 @@ use crate::clock::now_ns;
 
 /// Requests on each connection before times are recorded.
 const WARM_UP: usize = 50;
+/// Blocks on each connection before times are recorded.
+const WARM_UP_BLOCKS: usize = 1;
 /// As much of a block as one send takes.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Requests.
 pub(super) fn requests(job: &Job) -> Outcome {
-    in_turn(job, |_| Ok(()), |socket, answer| ask(socket, KEEP, answer))
+    in_turn(job, WARM_UP, |_| Ok(()), |socket, answer| ask(socket, KEEP, answer))
 }
 
 /// Blocks of bytes, each until its answer says that it has arrived.
@@ -20,6 +22,7 @@ pub(super) fn blocks(job: &Job) -> Outcome {
     let chunk = vec![0; CHUNK_BYTES];
     in_turn(
         job,
+        WARM_UP_BLOCKS,
         |socket| {
             socket::fix_buffers(socket, BLOCK_BYTES)?;
             ask(socket, BLOCKS, &mut [0; MESSAGE_BYTES])
@@ -45,6 +48,7 @@ fn ask(socket: &OwnedFd, kind: u8, answer: &mut [u8; MESSAGE_BYTES]) -> io::Resu
 /// always the first.
 fn in_turn(
     job: &Job,
+    warm_up: usize,
     greet: impl Fn(&OwnedFd) -> io::Result<()>,
     exchange: impl Fn(&OwnedFd, &mut [u8; MESSAGE_BYTES]) -> io::Result<()>,
 ) -> Outcome {
@@ -78,7 +82,7 @@ fn in_turn(
             match exchange(connection, &mut answer) {
                 Ok(()) => {
                     let nanoseconds = now_ns() - begun;
-                    if record.answer(&answer, target) && turn >= WARM_UP {
+                    if record.answer(&answer, target) && turn >= warm_up {
                         times[index].saturating_record(nanoseconds);
                     }
                 }
