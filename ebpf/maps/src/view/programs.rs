@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     MapsError, PinnedMaps,
-    link::{Link, Place},
+    link::{AttachType, Link, Place},
     pins, shape,
 };
 
@@ -68,22 +68,23 @@ impl AttachmentView {
 /// The hook of programs that run before the kernel makes socket buffers.
 const XDP: &str = "xdp";
 
-/// `enum bpf_attach_type`, the members in use.
+/// What a place to attach to is called.
 fn hook(attach_type: u32) -> String {
-    let known = match attach_type {
-        10 => "connect4",
-        11 => "connect6",
-        14 => "sendmsg4",
-        15 => "sendmsg6",
-        19 => "recvmsg4",
-        20 => "recvmsg6",
-        29 => "getpeername4",
-        30 => "getpeername6",
-        46 => "tcx-ingress",
-        47 => "tcx-egress",
-        other => return format!("attach-type-{other}"),
-    };
-    known.to_owned()
+    let known = [
+        (AttachType::Inet4Connect, "connect4"),
+        (AttachType::Inet6Connect, "connect6"),
+        (AttachType::Udp4Sendmsg, "sendmsg4"),
+        (AttachType::Udp6Sendmsg, "sendmsg6"),
+        (AttachType::Udp4Recvmsg, "recvmsg4"),
+        (AttachType::Udp6Recvmsg, "recvmsg6"),
+        (AttachType::Inet4Getpeername, "getpeername4"),
+        (AttachType::Inet6Getpeername, "getpeername6"),
+        (AttachType::TcxIngress, "tcx-ingress"),
+        (AttachType::TcxEgress, "tcx-egress"),
+    ]
+    .into_iter()
+    .find(|(known, _)| *known as u32 == attach_type);
+    known.map_or_else(|| format!("attach-type-{attach_type}"), |(_, name)| name.to_owned())
 }
 
 /// The programs, by name. With `sample`, the kernel's statistics are switched on for so long, and runs and times are those of
