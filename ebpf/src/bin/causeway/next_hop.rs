@@ -83,6 +83,27 @@ const fn place(address: u32) -> u32 {
     (address.wrapping_mul(0x9e37_79b1) >> 24) & (PLACES as u32 - 1)
 }
 
+/// A question without an address yet.
+#[inline(always)]
+fn blank() -> FibLookup {
+    // SAFETY: the structure is plain integers, for which zero is valid.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// Asks the kernel where a frame that came in on this interface goes on it; the path's MTU, and `fib` has the MAC addresses.
+#[inline(always)]
+fn ask(frame: XdpFrame, fib: &mut FibLookup) -> Option<u32> {
+    fib.ifindex = frame.ifindex();
+    // A length makes the kernel answer with the path's MTU.
+    fib.__bindgen_anon_1.tot_len = 1;
+    // SAFETY: `fib` is valid for the size given, and the helper writes the member of the union.
+    unsafe {
+        let answer = bpf_fib_lookup(frame.as_ptr().cast(), fib, size_of::<FibLookup>() as i32, 0);
+        (answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS) && fib.ifindex == frame.ifindex())
+            .then(|| fib.__bindgen_anon_1.mtu_result.into())
+    }
+}
+
 /// Asks the kernel and remembers what it says.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -91,27 +112,17 @@ unsafe extern "C" fn cw_next_hop(ctx: *mut xdp_md, address: u32) -> u32 {
     let (Some(node), Some(place)) = (deliver::node(), NEXT_HOPS.get_ptr_mut(place(address))) else {
         return 0;
     };
-    // SAFETY: the structure is plain integers, for which zero is valid.
-    let mut fib: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut fib = blank();
     fib.family = IPV4;
-    fib.ifindex = frame.ifindex();
-    // A length makes the kernel answer with the path's MTU.
-    fib.__bindgen_anon_1.tot_len = 1;
     fib.__bindgen_anon_3.ipv4_src = node.node_address.words()[3];
     fib.__bindgen_anon_4.ipv4_dst = address;
-    // SAFETY: `fib` is valid for the size given.
-    let answer = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
-    if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || fib.ifindex != frame.ifindex() {
-        return 0;
-    }
-    // SAFETY: the helper wrote the member of the union.
-    let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    let Some(mtu) = ask(frame, &mut fib) else { return 0 };
     // SAFETY: as in `next_hop`.
     unsafe {
         *place = NextHop {
             valid_until: bpf_jiffies64() + VALID_TICKS,
             address,
-            mtu: mtu.into(),
+            mtu,
             macs: zerocopy::transmute!([fib.dmac, fib.smac]),
             reserved: 0,
         };
@@ -151,23 +162,17 @@ unsafe extern "C" fn cw_next_hop6(ctx: *mut xdp_md, address: *const Address) -> 
     let (Some(node), Some(place)) = (deliver::node(), NEXT_HOPS6.get_ptr_mut(place6(words))) else {
         return 0;
     };
-    // SAFETY: as in `cw_next_hop`. So below.
-    let mut fib: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut fib = blank();
     fib.family = IPV6;
-    fib.ifindex = frame.ifindex();
-    fib.__bindgen_anon_1.tot_len = 1;
     fib.__bindgen_anon_3.ipv6_src = node.node_address6.words();
     fib.__bindgen_anon_4.ipv6_dst = words;
-    let answer = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut fib, size_of::<FibLookup>() as i32, 0) };
-    if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) || fib.ifindex != frame.ifindex() {
-        return 0;
-    }
-    let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+    let Some(mtu) = ask(frame, &mut fib) else { return 0 };
+    // SAFETY: as in `next_hop`.
     unsafe {
         *place = NextHop6 {
             valid_until: bpf_jiffies64() + VALID_TICKS,
             address: words,
-            mtu: mtu.into(),
+            mtu,
             macs: zerocopy::transmute!([fib.dmac, fib.smac]),
             reserved: [0; 2],
         };
