@@ -77,7 +77,9 @@ pub fn send(
     // SAFETY: all pointers are valid. So below.
     let mut index = match unsafe { cw_direct(headers, service, dry_run.into()) } {
         TRANSLATED => {
-            strike_out(headers, dry_run);
+            if headers.opens_connection() {
+                strike_out(headers, dry_run);
+            }
             return None;
         }
         index => index,
@@ -91,7 +93,6 @@ pub fn send(
     }
     let backend = balance::backend(index as u32)?;
     if backend.node_v4_be == 0 || backend.address.to_v4().is_none() {
-        strike_out(headers, dry_run);
         return None;
     }
     if index & WRITE_DOWN != 0 && !dry_run {
@@ -211,10 +212,11 @@ unsafe extern "C" fn cw_write_down(headers: *const Headers, backend: u32, genera
         .into()
 }
 
-/// Forgets what was written down of an earlier connection from the same port, when another begins that is not sent on directly.
+/// Forgets what was written down of an earlier flow from the same port, when another begins that is translated here: by its own
+/// choice of a backend, or because the client's packets come by way of another node now. It must not come back when that one is over.
 #[inline(always)]
-fn strike_out(headers: &Headers, dry_run: bool) {
-    if headers.opens_connection() && !dry_run {
+pub fn strike_out(headers: &Headers, dry_run: bool) {
+    if !dry_run {
         // SAFETY: the pointer is valid.
         unsafe { cw_strike_out(headers) };
     }
@@ -223,7 +225,7 @@ fn strike_out(headers: &Headers, dry_run: bool) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 unsafe extern "C" fn cw_strike_out(headers: *const Headers) -> u32 {
-    // SAFETY: checked for null, and valid as `send` passes it.
+    // SAFETY: checked for null, and valid as `strike_out` passes it.
     match unsafe { headers.as_ref() } {
         Some(headers) => DIRECT_FLOWS.remove(forward_key(headers)).is_ok().into(),
         None => 0,

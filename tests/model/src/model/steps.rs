@@ -117,6 +117,10 @@ impl Model {
                 }
             }
         };
+        if scope == Scope::Node {
+            // Whichever way it went before, from now on it goes this one.
+            self.tables.direct.remove(&tuple);
+        }
         let flow = self.begin(
             tuple,
             Some((index, backend.generation)),
@@ -246,7 +250,6 @@ impl Model {
     ) -> Option<Flow> {
         // Its own earlier self makes room.
         self.tables.flows.remove(&tuple);
-        self.tables.direct.remove(&tuple);
         let now = self.tables.now;
         let taken = taken(&self.tables, tuple.protocol, answerer, shown);
         let turned_away = self

@@ -29,6 +29,7 @@ use causeway_ebpf::{
 use crate::{
     balance,
     deliver::From,
+    direct,
     maps::{CONNTRACK, CONNTRACK_NEW, FLOW_DRAFT},
 };
 
@@ -71,6 +72,9 @@ pub fn forward(
     }
     translation.service_id = service.service_id;
     translation.backend = backend;
+    if from != From::Pod {
+        direct::strike_out(headers, dry_run);
+    }
     let ports = unsafe { cw_open(headers, translation, (from != From::Pod).into()) };
     if begin(headers.protocol, ports, translation, dry_run) {
         Ok(true)
