@@ -16,7 +16,7 @@ use super::compare;
 use super::kernel::{BACKENDS, SERVICES, SLOTS, clock};
 use super::run::Sequence;
 use super::world::{self, mapped};
-use crate::model::flows::Side;
+use crate::model::flows::{Side, Tuple};
 use crate::model::tables::{Backend, Scope, Service, Vip};
 
 /// Each service has this many slots to itself.
@@ -113,7 +113,7 @@ impl Sequence<'_> {
                 *changes = service.changes;
             }
             for (tuple, flow) in &mut self.model.tables.direct {
-                if tuple.destination == spec.address && tuple.protocol == spec.protocol && flow.changes == before {
+                if is_of(tuple, spec) && flow.changes == before {
                     flow.changes = service.changes;
                 }
             }
@@ -136,10 +136,7 @@ impl Sequence<'_> {
                 self.runner.kernel.direct.remove(&key)?;
             }
         }
-        self.model
-            .tables
-            .direct
-            .retain(|tuple, _| tuple.destination != spec.address || tuple.protocol != spec.protocol);
+        self.model.tables.direct.retain(|tuple, _| !is_of(tuple, spec));
         Ok(())
     }
 
@@ -256,6 +253,11 @@ impl Sequence<'_> {
 fn is_for(key: &FlowKey, spec: &VipSpec) -> bool {
     let is_it = key.destination == mapped(spec.address.ip()) && key.destination_port_be == spec.address.port().to_be();
     is_it && key.protocol == spec.protocol && spec.scope == Scope::Node
+}
+
+/// The same, as the model writes it.
+fn is_of(tuple: &Tuple, spec: &VipSpec) -> bool {
+    tuple.destination == spec.address && tuple.protocol == spec.protocol && spec.scope == Scope::Node
 }
 
 /// The element of a backend.
