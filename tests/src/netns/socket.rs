@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     io::{self, BufRead as _, BufReader},
     mem,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::{
         fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, net::UnixDatagram},
@@ -149,6 +149,15 @@ fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) {
         )
     };
     assert!(result == 0, "setsockopt: {}", io::Error::last_os_error());
+}
+
+/// The domain of a socket for an address.
+pub(super) fn domain(address: IpAddr) -> i32 {
+    if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    }
 }
 
 /// Connects a TCP socket.
