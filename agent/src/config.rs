@@ -202,6 +202,9 @@ pub struct Maps {
     /// Flows to backends on other nodes, with direct server return, that are written down.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_DIRECT_FLOWS", default_value_t = MapSizes::default().direct_flows)]
     pub map_direct_flows: u32,
+    /// Sockets that are connected through a virtual address.
+    #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOCKETS", default_value_t = MapSizes::default().sockets)]
+    pub map_sockets: u32,
     /// Unconnected UDP sockets times the backends they sent to.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_SOCKET_REPLIES", default_value_t = MapSizes::default().socket_replies)]
     pub map_socket_replies: u32,
@@ -359,6 +362,7 @@ impl Run {
             conntrack: self.maps.map_conntrack,
             conntrack_new: self.maps.map_conntrack_new,
             direct_flows: self.maps.map_direct_flows,
+            sockets: self.maps.map_sockets,
             socket_replies: self.maps.map_socket_replies,
             affinity: self.maps.map_affinity,
             source_ranges: self.maps.map_source_ranges,

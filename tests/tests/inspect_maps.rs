@@ -1,13 +1,14 @@
 //! The maps and programs of a node as those see them who look inside.
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use causeway_maps::view::{self, Filter, ProgramView, Reading, Request, What};
+use causeway_maps::view::{self, Filter, ProgramView, Reading, Request, SocketView, What};
 use causeway_tests::netns::{Lab, Node, ask, tcp_service};
 
 const PORT: u16 = 8080;
@@ -72,6 +73,54 @@ fn maps_tell_their_use_and_memory() {
     assert!(map("BACKENDS").flags.contains(&"MMAPABLE".to_owned()));
     assert!(map("SLOTS").memory_bytes >= u64::from(map("SLOTS").max_entries) * 8);
     assert_eq!(map("EVENTS").map_type, "ringbuf");
+}
+
+#[test]
+fn a_balanced_socket_is_listed_with_its_backend_until_it_is_closed() {
+    let mut lab = Lab::single();
+    let (client, server) = (lab.nodes[0].add_pod(2), lab.nodes[0].add_pod(3));
+    let _listening = server.serve_tcp(PORT, "a");
+    lab.serve(&[tcp_service(vip(), PORT, &[&server])]);
+    let sockets = || match read(&lab.nodes[0], What::Sockets, service_filter("default/test")) {
+        Reading::Sockets(sockets) => sockets,
+        other => panic!("sockets were asked for: {other:?}"),
+    };
+    let open = [(); 2].map(|()| client.connect(vip()).expect("a connection"));
+    let mut expected = open.each_ref().map(cookie);
+    expected.sort_unstable();
+    let listed = sockets();
+    let cookies: Vec<_> = listed.iter().map(|one| one.cookie.clone()).collect();
+    assert_eq!(cookies, expected);
+    assert_eq!(
+        listed[0],
+        SocketView {
+            cookie: expected[0].clone(),
+            connected: true,
+            service: "default/test:80".into(),
+            vip: "10.96.0.10:80/TCP".into(),
+            backend: format!("{}:{PORT}/TCP", server.address),
+            backend_current: true,
+        }
+    );
+    drop(open);
+    assert_eq!(sockets(), []);
+}
+
+/// A socket's cookie as the maps show it.
+fn cookie(socket: &TcpStream) -> String {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes so many bytes at most.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    format!("{cookie:x}")
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn every_program_loads() -> Result<()> {
     assert_eq!(
         names,
         "cw_connect4 cw_connect6 cw_from_host cw_from_pod cw_from_tunnel cw_from_uplink cw_getpeername4 cw_getpeername6 cw_recvmsg4 cw_recvmsg6 \
-         cw_sendmsg4 cw_sendmsg6 cw_to_tunnel cw_to_uplink cw_xdp"
+         cw_sendmsg4 cw_sendmsg6 cw_sock_release cw_to_tunnel cw_to_uplink cw_xdp"
     );
     Ok(())
 }

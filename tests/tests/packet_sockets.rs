@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use causeway_abi::DropReason;
 use causeway_abi::backend::{IN_USE, READY, TERMINATING};
-use causeway_tests::packet::{Datapath, with_socket_hooks};
+use causeway_tests::packet::{CONNECTED_SOCKETS, Datapath, with_socket_hooks};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+// errno(3).
+const ENOBUFS: i32 = 105;
 const BOUND: Duration = Duration::from_secs(5);
 
 /// A TCP server that says a name to everybody who connects.
@@ -201,6 +203,44 @@ fn a_connected_udp_socket_shows_the_vip_until_it_is_connected_elsewhere() -> Res
                 socket.send(b"?")?;
                 assert_eq!(socket.recv_from(&mut buffer)?.1, to);
             }
+            Ok(())
+        },
+    )
+}
+
+#[test]
+fn a_connect_without_room_fails_until_another_socket_is_closed_or_connected_elsewhere() -> Result<()> {
+    with_socket_hooks(
+        "a_connect_without_room_fails_until_another_socket_is_closed_or_connected_elsewhere",
+        |datapath| {
+            let server = udp_server("127.0.0.1:0", "zero")?;
+            backend(datapath, 0, server)?;
+            datapath.service("10.96.0.10:53", UDP, &[0])?;
+            let vip = "10.96.0.10:53";
+            let mut open = (0..CONNECTED_SOCKETS)
+                .map(|_| {
+                    let socket = client("127.0.0.1:0")?;
+                    socket.connect(vip)?;
+                    Ok(socket)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let last = client("127.0.0.1:0")?;
+            let refused = |drops| {
+                let error = last.connect(vip).expect_err("the table is full");
+                assert_eq!(error.raw_os_error(), Some(ENOBUFS), "{error}");
+                datapath
+                    .drops(DropReason::SocketsFull)
+                    .map(|counted| assert_eq!(counted, drops))
+            };
+            refused(1)?;
+            assert_eq!(open[0].peer_addr()?, vip.parse()?);
+            // One is connected elsewhere, and one is closed.
+            open[0].connect(server)?;
+            last.connect(vip)?;
+            open[0].connect(vip).expect_err("the table is full again");
+            open.pop();
+            open[0].connect(vip)?;
+            assert_eq!((last.peer_addr()?, open[0].peer_addr()?), (vip.parse()?, vip.parse()?));
             Ok(())
         },
     )

@@ -56,6 +56,8 @@ pub struct MapSizes {
     pub conntrack_new: u32,
     /// Flows to backends on other nodes, with direct server return, that are written down.
     pub direct_flows: u32,
+    /// Sockets that are connected through a VIP.
+    pub sockets: u32,
     /// Unconnected UDP sockets times the backends they sent to.
     pub socket_replies: u32,
     /// Clients of services with session affinity, once for each service.
@@ -79,6 +81,7 @@ impl Default for MapSizes {
             conntrack: 131_072,
             conntrack_new: 65_536,
             direct_flows: 65_536,
+            sockets: 262_144,
             socket_replies: 65_536,
             affinity: 65_536,
             source_ranges: 16_384,
@@ -109,7 +112,7 @@ pub enum XdpAttachment {
 
 impl MapSizes {
     /// Sizes by map name.
-    pub(super) fn by_name(&self) -> [(&'static str, u32); 15] {
+    pub(super) fn by_name(&self) -> [(&'static str, u32); 16] {
         use causeway_maps::shape;
         [
             (shape::SERVICES.name, self.services),
@@ -122,6 +125,7 @@ impl MapSizes {
             (shape::CONNTRACK.name, self.conntrack),
             (shape::CONNTRACK_NEW.name, self.conntrack_new),
             (shape::DIRECT_FLOWS.name, self.direct_flows),
+            (shape::SOCKET_ORIGINS.name, self.sockets),
             (shape::SOCKET_REPLIES.name, self.socket_replies),
             (shape::AFFINITY.name, self.affinity),
             (shape::SOURCE_RANGES.name, self.source_ranges),

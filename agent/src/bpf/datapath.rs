@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupSockAddr, SchedClassifier, Xdp},
+    programs::{SchedClassifier, Xdp},
 };
 use causeway_abi::{
     ABI_VERSION, Address, DropReason,
@@ -23,14 +23,14 @@ use causeway_abi::{
     node::{DIRECT_RETURN, MASQUERADE, NATIVE_ROUTING, NodeConfig},
 };
 use causeway_maps::{
-    AddressExt as _, MapsError, PinnedMaps, bpffs,
+    AddressExt as _, MapsError, PinnedMaps, SocketOrigins, bpffs,
     link::{AttachType, Target},
     pins as layout, view,
 };
 
 use super::{
     DatapathConfig, DatapathError, DesiredPod, DesiredRoute, DesiredServices, FlowCollector, ReadinessHandle,
-    ServicesOf, SocketOrigins, SyncReport,
+    ServicesOf, SyncReport,
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_HOST, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     load::load,
@@ -228,9 +228,9 @@ impl Datapath {
         self.inner.readiness.clone()
     }
 
-    /// Which sockets were translated when they connected.
+    /// Which sockets were translated when they connected, by their cookies.
     pub fn socket_origins(&self) -> Result<SocketOrigins, DatapathError> {
-        SocketOrigins::open(&layout::maps_dir(&lock(&self.inner.maps).dir))
+        Ok(PinnedMaps::open(&lock(&self.inner.maps).dir)?.socket_origins)
     }
 
     /// What removes flows that are over from the connection table.
@@ -390,7 +390,7 @@ fn attach_cgroup_programs(
         })?
         .ino();
     for (name, attach_type) in order_of_attachment() {
-        let program: &mut CgroupSockAddr = program(object, name)?;
+        let program = object.program(name).ok_or(DatapathError::NoProgram { name })?;
         let fd = program.fd().map_err(|source| DatapathError::Program { name, source })?;
         links::attach(
             fd.as_fd(),

@@ -16,7 +16,7 @@ use causeway_maps::link::{AttachType, Link, Target};
 use super::{config::TcAttachment, error::DatapathError};
 
 /// Programs on the cgroup and where they hook in.
-pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 8] = [
+pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 9] = [
     ("cw_connect4", AttachType::Inet4Connect),
     ("cw_connect6", AttachType::Inet6Connect),
     ("cw_sendmsg4", AttachType::Udp4Sendmsg),
@@ -25,6 +25,7 @@ pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 8] = [
     ("cw_recvmsg6", AttachType::Udp6Recvmsg),
     ("cw_getpeername4", AttachType::Inet4Getpeername),
     ("cw_getpeername6", AttachType::Inet6Getpeername),
+    ("cw_sock_release", AttachType::InetSockRelease),
 ];
 
 /// A program of an interface.

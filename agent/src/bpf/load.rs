@@ -79,6 +79,7 @@ fn load_programs(object: &mut Ebpf, names: impl Iterator<Item = &'static str>) -
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),

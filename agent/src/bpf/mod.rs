@@ -12,7 +12,6 @@ pub mod desired;
 mod error;
 mod links;
 mod load;
-mod origins;
 mod pins;
 mod pods;
 mod readiness;
@@ -28,7 +27,6 @@ pub use desired::{
     Readiness, RouteMode, Scope, ServicesOf, SourceRange, VipId,
 };
 pub use error::DatapathError;
-pub use origins::SocketOrigins;
 pub use pins::remove_pins;
 pub use readiness::ReadinessHandle;
 pub use services::{NotApplied, SyncReport};

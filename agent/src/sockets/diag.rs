@@ -14,24 +14,14 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-const NLA_F_NESTED: u16 = 1 << 15;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
-const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
-const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
-const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
-const SK_DIAG_BPF_STORAGE: u16 = 1;
-const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
-
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// `struct inet_diag_sockid`.
 const ID: usize = 48;
-/// `struct inet_diag_msg`.
-const MESSAGE: usize = 72;
-/// Offsets of the id and the inode in `struct inet_diag_msg`.
+/// Offset of the id in `struct inet_diag_msg`.
 const MESSAGE_ID: usize = 4;
-const MESSAGE_INODE: usize = 68;
+/// Offset of the cookie in the id: its lower half, then its upper one.
+const ID_COOKIE: usize = 40;
 
 /// A family of sockets. IPv4 peers of [`Family::V6`] are v4-mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,12 +51,16 @@ pub struct Socket {
     pub protocol: Protocol,
     /// Whom it is connected to; a v4-mapped address as IPv4.
     pub peer: SocketAddr,
-    /// Whether it has the socket storage that was asked for; the kernel tells only of TCP sockets.
-    pub stored: bool,
-    /// Number in "socket:[…]" in `/proc/PID/fd`; 0 when no process has it.
-    pub inode: u32,
     /// `struct inet_diag_sockid`, which names it.
     id: [u8; ID],
+}
+
+impl Socket {
+    /// The number that tells it from all others; what `bpf_get_socket_cookie` says too.
+    pub fn cookie(&self) -> u64 {
+        let half = |offset| u64::from(u32_at(&self.id, offset).unwrap_or_default());
+        half(ID_COOKIE) | half(ID_COOKIE + 4) << 32
+    }
 }
 
 /// An answer.
@@ -80,17 +74,13 @@ pub enum Answer {
     Error(i32),
 }
 
-/// Asks for all connected sockets of a family and protocol, with the storage of a map if there is a descriptor of one.
-pub fn dump(family: Family, protocol: Protocol, storage: Option<i32>) -> Vec<u8> {
+/// Asks for all connected sockets of a family and protocol.
+pub fn dump(family: Family, protocol: Protocol) -> Vec<u8> {
     // TCP_ESTABLISHED to TCP_CLOSING, but for TCP_TIME_WAIT, TCP_CLOSE and TCP_LISTEN; a connected UDP socket is "established".
     let states: u32 = (1 << 1) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 8) | (1 << 9) | (1 << 11);
     let mut body = vec![family.number(), protocol.0, 0, 0];
     body.extend(states.to_ne_bytes());
     body.extend([0; ID]);
-    if let Some(descriptor) = storage {
-        let map = attribute(SK_DIAG_BPF_STORAGE_REQ_MAP_FD, &descriptor.to_ne_bytes());
-        body.extend(attribute(INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED, &map));
-    }
     message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &body)
 }
 
@@ -109,8 +99,6 @@ pub fn destroy_none(protocol: Protocol) -> Vec<u8> {
         family: Family::V4,
         protocol,
         peer: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        stored: false,
-        inode: 0,
         id: [0; ID],
     })
 }
@@ -151,42 +139,12 @@ fn socket(body: &[u8], protocol: Protocol) -> Option<Socket> {
         Family::V4 => <[u8; 4]>::try_from(&id[20..24]).ok()?.into(),
         Family::V6 => Ipv6Addr::from(<[u8; 16]>::try_from(&id[20..36]).ok()?).to_canonical(),
     };
-    let storages = attributes(body.get(MESSAGE..)?).find(|(kind, _)| *kind == INET_DIAG_SK_BPF_STORAGES);
-    let stored = storages
-        .into_iter()
-        .flat_map(|(_, storages)| attributes(storages))
-        .any(|(kind, storage)| {
-            kind == SK_DIAG_BPF_STORAGE && attributes(storage).any(|(kind, _)| kind == SK_DIAG_BPF_STORAGE_MAP_VALUE)
-        });
     Some(Socket {
         family,
         protocol,
         peer: SocketAddr::new(address, port),
-        stored,
-        inode: u32_at(body, MESSAGE_INODE)?,
         id,
     })
-}
-
-/// Types and contents of a row of `struct nlattr`.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & NLA_TYPE_MASK;
-        let content = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, content))
-    })
-}
-
-fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
-    let length = 4 + content.len();
-    // Attributes here have a few bytes.
-    let mut bytes = (length as u16).to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(content);
-    bytes.resize(length.next_multiple_of(4), 0);
-    bytes
 }
 
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
@@ -213,11 +171,12 @@ mod tests {
 
     use super::*;
 
+    const MESSAGE: usize = 72;
+
     /// A message about a socket with this peer.
-    fn told(family: Family, peer: SocketAddr, stored: bool) -> Vec<u8> {
+    fn told(family: Family, peer: SocketAddr) -> Vec<u8> {
         let mut body = vec![0; MESSAGE];
         body[0] = family.number();
-        body[MESSAGE_INODE..].copy_from_slice(&4711_u32.to_ne_bytes());
         body[MESSAGE_ID + 2..MESSAGE_ID + 4].copy_from_slice(&peer.port().to_be_bytes());
         let at = MESSAGE_ID + 20;
         match (family, peer.ip()) {
@@ -227,35 +186,31 @@ mod tests {
             }
             (_, IpAddr::V6(address)) => body[at..at + 16].copy_from_slice(&address.octets()),
         }
-        // INET_DIAG_SHUTDOWN, with its padding.
-        body.extend(attribute(8, &[0]));
-        if stored {
-            let value = attribute(SK_DIAG_BPF_STORAGE_MAP_VALUE, &[7; 20]);
-            let storage = attribute(SK_DIAG_BPF_STORAGE | NLA_F_NESTED, &value);
-            body.extend(attribute(INET_DIAG_SK_BPF_STORAGES | NLA_F_NESTED, &storage));
-        }
+        let cookie = MESSAGE_ID + ID_COOKIE;
+        body[cookie..cookie + 4].copy_from_slice(&0x89ab_cdef_u32.to_ne_bytes());
+        body[cookie + 4..cookie + 8].copy_from_slice(&0x0123_4567_u32.to_ne_bytes());
         message(SOCK_DIAG_BY_FAMILY, 0, &body)
     }
 
     #[test]
-    fn peers_and_storage_are_understood() {
+    fn peers_and_cookies_are_understood() {
         let (v4, v6): (SocketAddr, SocketAddr) = ("10.1.2.3:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap());
-        let mut bytes = told(Family::V4, v4, false);
-        bytes.extend(told(Family::V6, v4, true));
-        bytes.extend(told(Family::V6, v6, true));
+        let mut bytes = told(Family::V4, v4);
+        bytes.extend(told(Family::V6, v4));
+        bytes.extend(told(Family::V6, v6));
         bytes.extend(message(NLMSG_DONE, 0, &[0; 4]));
         let answers = answers(&bytes, Protocol::TCP);
         let shown: Vec<_> = answers
             .iter()
             .map(|answer| match answer {
                 Answer::Socket(socket) => {
-                    assert_eq!(socket.inode, 4711);
-                    Some((socket.family, socket.peer, socket.stored))
+                    assert_eq!(socket.cookie(), 0x0123_4567_89ab_cdef);
+                    Some((socket.family, socket.peer))
                 }
                 _ => None,
             })
             .collect();
-        let expected = [(Family::V4, v4, false), (Family::V6, v4, true), (Family::V6, v6, true)];
+        let expected = [(Family::V4, v4), (Family::V6, v4), (Family::V6, v6)];
         assert_eq!(shown[..3], expected.map(Some));
         assert_eq!(answers[3], Answer::Done);
     }
@@ -279,13 +234,13 @@ mod tests {
     #[test]
     fn a_request_has_the_length_that_it_tells() {
         for bytes in [
-            dump(Family::V4, Protocol::TCP, None),
-            dump(Family::V6, Protocol::UDP, Some(9)),
+            dump(Family::V4, Protocol::TCP),
+            dump(Family::V6, Protocol::UDP),
             destroy_none(Protocol::TCP),
         ] {
             assert_eq!(u32_at(&bytes, 0).unwrap() as usize, bytes.len());
         }
-        assert_eq!(dump(Family::V4, Protocol::TCP, None).len(), HEADER + 8 + ID);
+        assert_eq!(dump(Family::V4, Protocol::TCP).len(), HEADER + 8 + ID);
     }
 
     proptest! {
@@ -296,7 +251,7 @@ mod tests {
 
         #[test]
         fn no_cut_is_a_reason_to_panic(cut in 0_usize..200, flip in 0_usize..200, to in any::<u8>()) {
-            let mut bytes = told(Family::V6, "[fd00::1]:443".parse().unwrap(), true);
+            let mut bytes = told(Family::V6, "[fd00::1]:443".parse().unwrap());
             bytes.truncate(cut);
             if let Some(byte) = bytes.get_mut(flip) {
                 *byte = to;

@@ -5,13 +5,11 @@
 //! connection is reset, a connected UDP socket reads `ECONNABORTED` and is disconnected, so that it cannot send; the client connects again, to the VIP, and
 //! gets a backend that lives.
 //!
-//! Only sockets that were translated are touched, those with an entry in the socket storage `SOCKET_ORIGIN`. The kernel shows it
-//! beside TCP sockets; of a UDP socket that is connected to a gone backend a descriptor is borrowed to look. One that was connected straight to a pod's address asked for that pod, and goes down with it in its own
-//! time.
+//! Only sockets that were translated are touched, those with an entry in `SOCKET_ORIGINS` by their cookie. One that was connected
+//! straight to a pod's address asked for that pod, and goes down with it in its own time.
 
 mod diag;
 mod netlink;
-mod owners;
 mod reset;
 
 pub use netlink::SocketsError;

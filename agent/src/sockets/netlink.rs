@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use causeway_maps::Protocol;
+use causeway_maps::{MapsError, Protocol};
 use nix::sys::{
     socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt},
     time::TimeVal,
@@ -56,9 +56,9 @@ pub enum SocketsError {
         #[source]
         source: io::Error,
     },
-    /// Processes could not be listed.
-    #[error("cannot look for the processes of sockets in /proc")]
-    Processes(#[source] io::Error),
+    /// The map of translated sockets could not be read.
+    #[error("cannot tell which sockets were translated")]
+    Origins(#[from] MapsError),
     /// No thread could be had.
     #[error("cannot start a thread for sockets")]
     Thread(#[source] io::Error),
@@ -88,14 +88,9 @@ impl Diag {
         Ok(Self { socket, buffer })
     }
 
-    /// All connected sockets; those with storage in the map of this descriptor are marked.
-    pub fn sockets(
-        &mut self,
-        family: Family,
-        protocol: Protocol,
-        storage: Option<i32>,
-    ) -> Result<Vec<Socket>, SocketsError> {
-        self.send(&diag::dump(family, protocol, storage))?;
+    /// All connected sockets.
+    pub fn sockets(&mut self, family: Family, protocol: Protocol) -> Result<Vec<Socket>, SocketsError> {
+        self.send(&diag::dump(family, protocol))?;
         let mut sockets = Vec::new();
         loop {
             for answer in self.receive(protocol)? {

@@ -4,12 +4,11 @@ use std::{
     collections::HashSet,
     fs::File,
     net::SocketAddr,
-    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use causeway_maps::Protocol;
+use causeway_maps::{Protocol, SocketOrigins};
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,10 +16,9 @@ use super::{
     SocketsError,
     diag::{Family, Socket},
     netlink::Diag,
-    owners::each_socket,
 };
 use crate::{
-    bpf::{BackendId, SocketOrigins},
+    bpf::BackendId,
     metrics::SyncMetrics,
     runtime::{Runtime, SandboxState},
 };
@@ -64,8 +62,8 @@ pub struct Found {
     pub gone: usize,
 }
 
-/// Destroys the sockets of gone backends in the namespaces at these paths, and in that of the calling thread if `own`. `origins` is
-/// the socket storage that translated sockets have. Goes on after an error and answers the first.
+/// Destroys the sockets of gone backends in the namespaces at these paths, and in that of the calling thread if `own`. `origins` has
+/// the translated ones. Goes on after an error and answers the first.
 ///
 /// Works on a thread of its own, which ends with it: no other task ever runs in a foreign namespace.
 pub fn reset_in(
@@ -113,9 +111,10 @@ fn reset_here(gone: &Gone, origins: &SocketOrigins, found: &mut Found) -> Result
     let mut diag = Diag::open()?;
     for protocol in gone.protocols() {
         for family in [Family::V4, Family::V6] {
-            let mut sockets = diag.sockets(family, protocol, Some(origins.as_raw_fd()))?;
-            sockets.retain(|socket| gone.has(socket));
-            for socket in translated(sockets, origins)? {
+            for socket in diag.sockets(family, protocol)? {
+                if !gone.has(&socket) || origins.get(&socket.cookie())?.is_none() {
+                    continue;
+                }
                 if diag.destroy(&socket)? {
                     found.destroyed += 1;
                 } else {
@@ -127,31 +126,13 @@ fn reset_here(gone: &Gone, origins: &SocketOrigins, found: &mut Found) -> Result
     Ok(())
 }
 
-/// Those of some sockets that were translated when they connected.
-fn translated(mut sockets: Vec<Socket>, origins: &SocketOrigins) -> Result<Vec<Socket>, SocketsError> {
-    let untold = sockets.iter().filter(|socket| socket.protocol != Protocol::TCP);
-    let inodes: HashSet<u32> = untold.map(|socket| socket.inode).collect();
-    let mut stored = HashSet::new();
-    if !inodes.is_empty() {
-        let look = |inode, descriptor: &OwnedFd| {
-            // A socket of which the kernel tells nothing is left alone.
-            if origins.is_translated(descriptor).unwrap_or(false) {
-                stored.insert(inode);
-            }
-        };
-        each_socket(&inodes, look).map_err(SocketsError::Processes)?;
-    }
-    sockets.retain(|socket| socket.stored || stored.contains(&socket.inode));
-    Ok(sockets)
-}
-
 /// Takes gone backends and sees to their sockets, one set after the other.
 #[derive(Clone, Debug)]
 pub struct Resetter(Option<mpsc::UnboundedSender<Vec<BackendId>>>);
 
 impl Resetter {
-    /// Finds out what the kernel can do, says so, and starts a task that ends with the last clone of what is returned. `origins` is
-    /// the socket storage that translated sockets have.
+    /// Finds out what the kernel can do, says so, and starts a task that ends with the last clone of what is returned. `origins` has
+    /// the translated ones.
     pub fn start(runtime: Runtime, origins: SocketOrigins, metrics: SyncMetrics) -> Self {
         if let Err(error) = probe() {
             metrics.resets_sockets(false);

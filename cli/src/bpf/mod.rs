@@ -99,6 +99,9 @@ enum What {
     /// Flows that are balanced packet by packet
     #[value(alias = "ct")]
     Conntrack,
+    /// Sockets that were balanced when they connected, or sent a datagram
+    #[value(alias = "socket", alias = "sk")]
+    Sockets,
     /// Clients that are to reach the same backend again
     Affinity,
     /// The pods of the node
@@ -140,6 +143,7 @@ impl What {
             Self::Backends => Read::Backends,
             Self::Slots => Read::Slots,
             Self::Conntrack => Read::Conntrack,
+            Self::Sockets => Read::Sockets,
             Self::Affinity => Read::Affinity,
             Self::Pods => Read::Pods,
             Self::Routes => Read::Routes,

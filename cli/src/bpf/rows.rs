@@ -6,7 +6,7 @@ use causeway_maps::{
     advice_by_name,
     view::{
         AffinityView, AttachmentView, BackendEntry, DropView, FlowView, MapView, NodeView, PodView, ProgramView,
-        Reading, RouteView, ServiceBackendView, ServiceView, TableView,
+        Reading, RouteView, ServiceBackendView, ServiceView, SocketView, TableView,
     },
 };
 use serde::Serialize;
@@ -151,6 +151,7 @@ pub fn rows(counters_only: bool, reading: &Reading, names: &Names) -> Rows {
         Reading::Backends(all) => backends(all, names),
         Reading::Slots(all) => slots(all, names),
         Reading::Conntrack(all) => flows(all, names),
+        Reading::Sockets(all) => sockets(all, names),
         Reading::Affinity(all) => affinity(all, names),
         Reading::Pods(all) => pods(all, names),
         Reading::Routes(all) => routes(all, names),
@@ -403,6 +404,27 @@ fn flows(flows: &[FlowView], names: &Names) -> Rows {
         narrow: &["PROTOCOL", "SOURCE", "DESTINATION", "VIP", "BACKEND", "STATE", "IDLE"],
         wide: &["DIRECTION", "SERVICE", "CLIENT-POD", "BACKEND-POD"],
         items: flows.iter().map(row).collect(),
+        ..Rows::default()
+    }
+}
+
+fn sockets(sockets: &[SocketView], names: &Names) -> Rows {
+    let row = |socket: &SocketView| {
+        let kind = if socket.connected { "connected" } else { "datagrams" };
+        let gone = if socket.backend_current { "" } else { " (gone)" };
+        let narrow = vec![
+            format!("sk:{}", socket.cookie),
+            kind.to_owned(),
+            or_none(&socket.service),
+            socket.vip.clone(),
+            format!("{}{gone}", or_none(&socket.backend)),
+            or_none(names.pod(&socket.backend)),
+        ];
+        Item::new(socket, narrow, Vec::new()).with("backendPod", names.pod(&socket.backend))
+    };
+    Rows {
+        narrow: &["SOCKET", "KIND", "SERVICE", "VIP", "BACKEND", "BACKEND-POD"],
+        items: sockets.iter().map(row).collect(),
         ..Rows::default()
     }
 }

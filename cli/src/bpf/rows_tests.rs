@@ -1,6 +1,6 @@
 use causeway_maps::view::{
     BackendState::{self, Local, Ready, Terminating},
-    BackendView, ShareView, SlotView,
+    BackendView, ShareView, SlotView, SocketView,
 };
 
 use super::*;
@@ -185,6 +185,25 @@ fn routes_pods_flows_and_clients_in_words() {
     insta::assert_snapshot!(text(&flows(&[flow], &names()), true), @r"
     PROTOCOL   SOURCE             DESTINATION     VIP             BACKEND                  STATE         IDLE   DIRECTION   SERVICE            CLIENT-POD       BACKEND-POD
     TCP        10.244.1.2:40000   10.96.0.10:80   10.96.0.10:80   10.244.2.3:8080 (gone)   Established   4s     Forward     default/web:http   default/client   <none>
+    ");
+    let socket = SocketView {
+        cookie: "4001".into(),
+        connected: true,
+        service: "default/web:http".into(),
+        vip: "10.96.0.10:80/TCP".into(),
+        backend: "10.244.1.1:8080/TCP".into(),
+        backend_current: true,
+    };
+    let gone = SocketView {
+        connected: false,
+        backend: String::new(),
+        backend_current: false,
+        ..socket.clone()
+    };
+    insta::assert_snapshot!(text(&sockets(&[socket, gone], &names()), false), @r"
+    SOCKET    KIND        SERVICE            VIP                 BACKEND               BACKEND-POD
+    sk:4001   connected   default/web:http   10.96.0.10:80/TCP   10.244.1.1:8080/TCP   default/web-1
+    sk:4001   datagrams   default/web:http   10.96.0.10:80/TCP   <none> (gone)         <none>
     ");
     let client = AffinityView {
         client: "10.244.1.2".into(),

@@ -100,7 +100,8 @@ pub const fn timeout_seconds(protocol: u8, tcp_state: u8) -> u64 {
     }
 }
 
-/// What a socket asked for before `connect` was balanced; socket storage.
+/// What a socket asked for, and the backend it was given. Value of `SOCKET_ORIGINS` (hash, allocated as it fills) by the
+/// `bpf_get_socket_cookie` of sockets that were balanced when they connected, and of `SOCKET_REPLIES`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketOrigin {
@@ -108,13 +109,21 @@ pub struct SocketOrigin {
     pub vip: Address,
     /// Port, network byte order.
     pub port_be: u16,
+    /// IP protocol number.
+    pub protocol: u8,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: u8,
+    /// Service it asked for.
+    pub service_id: u32,
+    /// Index of its backend.
+    pub backend: u32,
+    /// The backend's generation then.
+    pub generation: u32,
 }
-const _: () = assert!(size_of::<SocketOrigin>() == 20);
+const _: () = assert!(size_of::<SocketOrigin>() == 32);
 
 /// Key of `SOCKET_REPLIES` (LRU hash): an unconnected UDP socket and the backend it was sent to; the value is the
-/// [`SocketOrigin`] that replies must show. A socket can use several VIPs at once, so socket storage would not do.
+/// [`SocketOrigin`] that replies must show. A socket can use several VIPs at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketReplyKey {

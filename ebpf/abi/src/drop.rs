@@ -37,11 +37,13 @@ pub enum DropReason {
     FragmentExpired = 15,
     /// A fragment that was kept, and whose place another one took.
     FragmentEvicted = 16,
+    /// The tables of balanced sockets have no room for another one, or there was no memory for it.
+    SocketsFull = 17,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoReadyBackend,
         Self::SourceAddressNotPods,
         Self::MalformedPacket,
@@ -58,6 +60,7 @@ impl DropReason {
         Self::IcmpErrorSuppressed,
         Self::FragmentExpired,
         Self::FragmentEvicted,
+        Self::SocketsFull,
     ];
 
     /// Name in metrics and on the command line.
@@ -79,6 +82,7 @@ impl DropReason {
             Self::IcmpErrorSuppressed => "ICMP_ERROR_SUPPRESSED",
             Self::FragmentExpired => "FRAGMENT_EXPIRED",
             Self::FragmentEvicted => "FRAGMENT_EVICTED",
+            Self::SocketsFull => "SOCKETS_FULL",
         }
     }
 }

@@ -28,4 +28,4 @@ pub use address::Address;
 pub use drop::DropReason;
 
 /// Version of all layouts here. Pinned maps of another version are refused by the agent, never reinterpreted.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -135,6 +135,14 @@ const ADVICE: &[(DropReason, Advice)] = &[
                      agent with a larger --map-held-fragments",
         },
     ),
+    (
+        DropReason::SocketsFull,
+        Advice {
+            meaning: "a connect or sendmsg to a virtual address failed (ENOBUFS): no room to write down what the socket asked for",
+            remedy: "see which sockets are open (causeway bpf sockets, causeway bpf maps); start the agent with a larger \
+                     --map-sockets",
+        },
+    ),
 ];
 
 /// What a reason means and what to do about it.

@@ -27,7 +27,7 @@ pub use address::{AddressExt, Protocol};
 pub use advice::{Advice, advice, advice_by_name, reason_by_name, reason_by_number};
 pub use error::MapsError;
 pub use mmap::{Flags, MappedArray};
-pub use pinned::PinnedMaps;
+pub use pinned::{PinnedMaps, SocketOrigins};
 pub use table::{CounterArray, Element, PerCpuSum, Refused, Table};
 pub use trie::{RouteTable, SourceRanges, Trie, TrieKey};
 pub use value::{Data, Plain};

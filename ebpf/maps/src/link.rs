@@ -47,6 +47,8 @@ pub enum AttachType {
     Inet4Getpeername = 29,
     /// `getpeername(2)` of an IPv6 socket.
     Inet6Getpeername = 30,
+    /// The last `close(2)` of an IPv4 or IPv6 socket.
+    InetSockRelease = 34,
     /// Frames that come in, before the kernel makes socket buffers.
     Xdp = 37,
     /// Packets that come in by an interface (Linux 6.6).

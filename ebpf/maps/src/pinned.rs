@@ -18,8 +18,10 @@ use causeway_abi::{
 
 use crate::{CounterArray, Element, MappedArray, MapsError, RouteTable, SourceRanges, Table, pins, shape};
 
-/// Typed handles on the pinned maps of a node. `SOCKET_ORIGIN` is not among them: socket storage is reached only by the
-/// socket it belongs to. Nor is `EVENTS`, which whoever watches opens for itself.
+/// VIPs that connected sockets asked for, by socket cookie.
+pub type SocketOrigins = Table<u64, SocketOrigin>;
+
+/// Typed handles on the pinned maps of a node. `EVENTS` is not among them: whoever watches opens it for itself.
 pub struct PinnedMaps {
     /// Directory of the node's pins.
     pub dir: PathBuf,
@@ -41,6 +43,8 @@ pub struct PinnedMaps {
     pub conntrack_new: Table<FlowKey, Flow>,
     /// Flows whose backend's node answers the client directly.
     pub direct_flows: Table<FlowKey, DirectFlow>,
+    /// VIPs that connected sockets asked for, by socket cookie.
+    pub socket_origins: SocketOrigins,
     /// VIPs that unconnected UDP sockets sent to.
     pub socket_replies: Table<SocketReplyKey, SocketOrigin>,
     /// Counters per service id.
@@ -93,6 +97,7 @@ impl PinnedMaps {
             conntrack: Table::open(shape::CONNTRACK, dir)?,
             conntrack_new: Table::open(shape::CONNTRACK_NEW, dir)?,
             direct_flows: Table::open(shape::DIRECT_FLOWS, dir)?,
+            socket_origins: Table::open(shape::SOCKET_ORIGINS, dir)?,
             socket_replies: Table::open(shape::SOCKET_REPLIES, dir)?,
             service_counters: CounterArray::open(shape::SERVICE_COUNTERS, dir)?,
             drops: CounterArray::open(shape::DROPS, dir)?,

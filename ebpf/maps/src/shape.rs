@@ -48,7 +48,6 @@ const ARRAY: u32 = 2;
 const PERCPU_ARRAY: u32 = 6;
 const LRU_HASH: u32 = 9;
 const LPM_TRIE: u32 = 11;
-const SK_STORAGE: u32 = 24;
 const RINGBUF: u32 = 27;
 
 /// VIPs.
@@ -70,7 +69,7 @@ pub const CONNTRACK_NEW: Shape = shape::<FlowKey, Flow>("CONNTRACK_NEW", LRU_HAS
 /// Flows whose backend's node answers the client directly.
 pub const DIRECT_FLOWS: Shape = shape::<FlowKey, DirectFlow>("DIRECT_FLOWS", LRU_HASH);
 /// VIPs that connected sockets asked for.
-pub const SOCKET_ORIGIN: Shape = shape::<u32, SocketOrigin>("SOCKET_ORIGIN", SK_STORAGE);
+pub const SOCKET_ORIGINS: Shape = shape::<u64, SocketOrigin>("SOCKET_ORIGINS", HASH);
 /// VIPs that unconnected UDP sockets sent to.
 pub const SOCKET_REPLIES: Shape = shape::<SocketReplyKey, SocketOrigin>("SOCKET_REPLIES", LRU_HASH);
 /// Counters per service id.
@@ -108,7 +107,7 @@ pub const ALL: [Shape; 22] = [
     CONNTRACK,
     CONNTRACK_NEW,
     DIRECT_FLOWS,
-    SOCKET_ORIGIN,
+    SOCKET_ORIGINS,
     SOCKET_REPLIES,
     SERVICE_COUNTERS,
     DROPS,

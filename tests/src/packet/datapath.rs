@@ -32,6 +32,8 @@ pub const CLIENT_IFINDEX: u32 = 1;
 pub const TUNNEL_IFINDEX: u32 = 900;
 /// Index of the uplink.
 pub const UPLINK_IFINDEX: u32 = 901;
+/// Sockets that can be connected to VIPs at the same time.
+pub const CONNECTED_SOCKETS: u32 = 64;
 /// Places for fragments that wait.
 pub const HELD: u16 = 128;
 /// Marks an index in `SLOTS` that belongs to no service of a test.
@@ -104,6 +106,7 @@ impl Datapath {
             ("CONNTRACK", entries),
             ("CONNTRACK_NEW", 4096),
             ("DIRECT_FLOWS", 1024),
+            ("SOCKET_ORIGINS", CONNECTED_SOCKETS),
             ("SOCKET_REPLIES", 1024),
             ("AFFINITY", 1024),
             ("SOURCE_RANGES", 64),
@@ -120,6 +123,7 @@ impl Datapath {
             match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
                 Program::Xdp(program) => program.load(),
                 _ => bail!("program {name} has an unexpected type"),
             }
@@ -399,11 +403,12 @@ impl Datapath {
     /// Attaches every socket hook to a cgroup; they are detached when this value is dropped.
     pub fn attach_socket_hooks(&mut self, cgroup: &File) -> Result<()> {
         for (name, program) in self.ebpf.programs_mut() {
-            if let Program::CgroupSockAddr(program) = program {
-                program
-                    .attach(cgroup, CgroupAttachMode::Single)
-                    .with_context(|| format!("cannot attach {name}"))?;
-            }
+            let attached = match program {
+                Program::CgroupSockAddr(program) => program.attach(cgroup, CgroupAttachMode::Single).map(drop),
+                Program::CgroupSock(program) => program.attach(cgroup, CgroupAttachMode::Single).map(drop),
+                _ => continue,
+            };
+            attached.with_context(|| format!("cannot attach {name}"))?;
         }
         Ok(())
     }

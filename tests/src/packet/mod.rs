@@ -11,7 +11,9 @@ pub mod xdp;
 
 pub use craft::{Frame, internet_checksum, one_hop_later, transport_checksum, with_hops};
 pub(crate) use datapath::OBJECT;
-pub use datapath::{CLIENT_IFINDEX, Datapath, HELD, Outcome, ServiceOptions, TUNNEL_IFINDEX, Verdict};
+pub use datapath::{
+    CLIENT_IFINDEX, CONNECTED_SOCKETS, Datapath, HELD, Outcome, ServiceOptions, TUNNEL_IFINDEX, Verdict,
+};
 pub use decode::{Decoded, decode};
 pub use sockets::with_socket_hooks;
 pub use xdp::Action;

@@ -343,7 +343,7 @@ fn mode_name(mode: RouteMode) -> &'static str {
 }
 
 /// Programs that must be attached, by the names the kernel keeps.
-const ON_CGROUP: [&str; 8] = [
+const ON_CGROUP: [&str; 9] = [
     "cw_connect4",
     "cw_connect6",
     "cw_sendmsg4",
@@ -352,6 +352,7 @@ const ON_CGROUP: [&str; 8] = [
     "cw_recvmsg6",
     "cw_getpeername4",
     "cw_getpeername6",
+    "cw_sock_release",
 ];
 
 fn programs(held: &Held, found: &mut Vec<Difference>) {

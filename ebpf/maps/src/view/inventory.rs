@@ -102,7 +102,6 @@ fn type_name(map_type: Option<MapType>) -> &'static str {
         Some(MapType::PerCpuHash) => "percpu_hash",
         Some(MapType::LruHash) => "lru_hash",
         Some(MapType::LpmTrie) => "lpm_trie",
-        Some(MapType::SkStorage) => "sk_storage",
         Some(MapType::RingBuf) => "ringbuf",
         _ => "other",
     }
@@ -117,6 +116,7 @@ fn entries(maps: &PinnedMaps, shape: Shape) -> Result<Option<u64>, MapsError> {
         "CONNTRACK" => maps.conntrack.count()?,
         "CONNTRACK_NEW" => maps.conntrack_new.count()?,
         "DIRECT_FLOWS" => maps.direct_flows.count()?,
+        "SOCKET_ORIGINS" => maps.socket_origins.count()?,
         "SOCKET_REPLIES" => maps.socket_replies.count()?,
         "AFFINITY" => maps.affinity.count()?,
         "FRAGMENTS" => maps.fragments.count()?,

@@ -10,6 +10,7 @@ mod programs;
 mod reading;
 mod service;
 mod slots;
+mod socket;
 mod traffic;
 
 pub use affinity::{AffinityView, affinities};
@@ -26,4 +27,5 @@ pub use reading::{
 };
 pub use service::{ServiceBackendView, ServiceNames, ServiceView, name_text, name_value, service_at, services};
 pub use slots::{ShareView, SlotView, TableView, tables};
+pub use socket::{SocketView, sockets};
 pub use traffic::{DropView, FlowView, drops, flows, monotonic_ns};

@@ -79,6 +79,7 @@ fn hook(attach_type: u32) -> String {
         (AttachType::Udp6Recvmsg, "recvmsg6"),
         (AttachType::Inet4Getpeername, "getpeername4"),
         (AttachType::Inet6Getpeername, "getpeername6"),
+        (AttachType::InetSockRelease, "sock_release"),
         (AttachType::TcxIngress, "tcx-ingress"),
         (AttachType::TcxEgress, "tcx-egress"),
     ]

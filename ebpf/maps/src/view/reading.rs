@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AffinityView, BackendView, DropView, FlowView, MapView, NodeView, PodView, ProgramView, RouteView, ServiceView,
-    TableView,
+    SocketView, TableView,
 };
 use crate::{MapsError, PinnedMaps};
 
@@ -22,6 +22,8 @@ pub enum What {
     Slots,
     /// `CONNTRACK` and `CONNTRACK_NEW`.
     Conntrack,
+    /// `SOCKET_ORIGINS` and `SOCKET_REPLIES`.
+    Sockets,
     /// `AFFINITY`.
     Affinity,
     /// `PODS`.
@@ -137,6 +139,8 @@ pub enum Reading {
     Slots(Vec<TableView>),
     /// Flows.
     Conntrack(Vec<FlowView>),
+    /// Sockets.
+    Sockets(Vec<SocketView>),
     /// Clients.
     Affinity(Vec<AffinityView>),
     /// Pods.
@@ -178,6 +182,15 @@ pub fn read_maps(maps: &PinnedMaps, request: &Request) -> Result<Reading, MapsEr
                     && filter.pod([&*flow.source, &*flow.destination, &*flow.backend].into_iter())
             });
             Reading::Conntrack(flows)
+        }
+        What::Sockets => {
+            let mut sockets = super::sockets(maps)?;
+            sockets.retain(|socket| {
+                filter.service_matches(&socket.service)
+                    && filter.vip(&socket.vip)
+                    && filter.backends(&std::iter::once(&*socket.backend))
+            });
+            Reading::Sockets(sockets)
         }
         What::Affinity => {
             let mut clients = super::affinities(maps)?;

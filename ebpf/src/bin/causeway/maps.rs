@@ -3,8 +3,8 @@
 //! The sizes are those of a mid-sized node; the loader may set others before it loads (`EbpfLoader::map_max_entries`).
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use causeway_abi::{
@@ -27,6 +27,7 @@ use causeway_abi::{
 use crate::next_hop::{self, NextHop, NextHop6};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Virtual addresses and their ports.
 #[btf_map]
@@ -77,9 +78,10 @@ pub static NEXT_HOPS6: PerCpuArray<NextHop6, { next_hop::PLACES }> = PerCpuArray
 #[btf_map]
 pub static FLOW_DRAFT: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
-/// What connected sockets asked for.
+/// What connected sockets asked for, by socket cookie, until they are closed. No socket storage: the kernel allocates and frees that for
+/// every socket anew, by way of RCU, which costs a short connection more than all the rest that is done for it here.
 #[btf_map]
-pub static SOCKET_ORIGIN: SkStorage<SocketOrigin> = SkStorage::new();
+pub static SOCKET_ORIGINS: HashMap<u64, SocketOrigin, 262_144, ON_DEMAND> = HashMap::new();
 
 /// What unconnected UDP sockets asked for.
 #[btf_map]

@@ -120,6 +120,7 @@ impl Kernel {
             ("FRAGMENTS", FLOWS),
             ("HELD", HELD.into()),
             ("DIRECT_FLOWS", FLOWS),
+            ("SOCKET_ORIGINS", 64),
             ("SOCKET_REPLIES", 64),
             ("AFFINITY", FLOWS),
             ("SOURCE_RANGES", 64),

@@ -1,11 +1,13 @@
 //! cgroup `connect4` and `connect6`: a connection's backend is chosen once, when it is made.
 
-use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext,
+};
 use causeway_abi::{DropReason, backend::Backend, event::Hook, service::Service};
 use causeway_ebpf::flow::client_hash;
 
 use super::socket::{Family, PROCEED, Socket, refuse, tell};
-use crate::{balance, count, maps::SOCKET_ORIGIN};
+use crate::{balance, count, maps::SOCKET_ORIGINS};
 
 /// `connect` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -23,28 +25,22 @@ pub fn cw_connect6(ctx: SockAddrContext) -> i32 {
 fn connect(socket: &Socket<'_>) -> i32 {
     let Some(service) = socket.service() else {
         // A socket can be connected again, elsewhere.
-        // SAFETY: the pointer comes from the kernel.
-        let _ = unsafe { SOCKET_ORIGIN.delete(socket.kernel_socket()) };
+        let _ = SOCKET_ORIGINS.remove(socket.cookie());
         return PROCEED;
     };
     let Some(chosen) = choose(socket, &service) else {
         return refuse(Hook::Connect, socket, &service, DropReason::NoReadyBackend);
     };
-    let mut origin = socket.origin();
-    let protocol = socket.protocol();
+    let origin = socket.origin(&service, chosen.0, chosen.1.generation);
+    if SOCKET_ORIGINS.insert(socket.cookie(), &origin, BPF_ANY.into()).is_err() {
+        return refuse(Hook::Connect, socket, &service, DropReason::SocketsFull);
+    }
     if !socket.set(&chosen.1.address, chosen.1.port_be) {
+        let _ = SOCKET_ORIGINS.remove(socket.cookie());
         return refuse(Hook::Connect, socket, &service, DropReason::NoReadyBackend);
     }
-    // SAFETY: storage of a valid socket; the pointer is not kept.
-    unsafe {
-        let stored = SOCKET_ORIGIN.get_or_insert_ptr_mut(socket.context(), Some(&mut origin));
-        // The value given is used only for new storage.
-        if !stored.is_null() {
-            *stored = origin;
-        }
-    }
     count::connection(service.service_id);
-    tell(Hook::Connect, &origin, protocol, &service, chosen);
+    tell(Hook::Connect, &origin, &service, chosen);
     PROCEED
 }
 

@@ -3,7 +3,6 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use super::socket::{Family, PROCEED, Socket};
-use crate::maps::SOCKET_ORIGIN;
 
 /// `getpeername` of an IPv4 socket.
 #[cgroup_sock_addr(getpeername4)]
@@ -19,12 +18,6 @@ pub fn cw_getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn name(socket: &Socket<'_>) -> i32 {
-    // SAFETY: storage of a valid socket, read at once.
-    unsafe {
-        let origin = SOCKET_ORIGIN.get_ptr_mut(socket.context());
-        if !origin.is_null() {
-            socket.set(&(*origin).vip, (*origin).port_be);
-        }
-    }
+    socket.show_origin();
     PROCEED
 }

@@ -7,6 +7,7 @@ mod from_tunnel;
 mod from_uplink;
 mod getpeername;
 mod recvmsg;
+mod release;
 mod sendmsg;
 mod socket;
 mod to_tunnel;

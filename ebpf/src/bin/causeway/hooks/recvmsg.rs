@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use super::socket::{Family, PROCEED, Socket};
-use crate::maps::{SOCKET_ORIGIN, SOCKET_REPLIES};
+use crate::maps::SOCKET_REPLIES;
 
 /// A datagram for an IPv4 socket.
 #[cgroup_sock_addr(recvmsg4)]
@@ -21,13 +21,7 @@ pub fn cw_recvmsg6(ctx: SockAddrContext) -> i32 {
 fn receive(socket: &Socket<'_>) -> i32 {
     let (address, port_be) = (socket.address(), socket.port_be());
     if socket.is_connected_to(&address, port_be) {
-        // SAFETY: storage of a valid socket, read at once.
-        unsafe {
-            let origin = SOCKET_ORIGIN.get_ptr_mut(socket.context());
-            if !origin.is_null() {
-                socket.set(&(*origin).vip, (*origin).port_be);
-            }
-        }
+        socket.show_origin();
         return PROCEED;
     }
     // SAFETY: the value is copied out at once.

@@ -38,15 +38,15 @@ fn send(socket: &Socket<'_>) -> i32 {
         return refuse(Hook::Sendmsg, socket, &service, DropReason::NoReadyBackend);
     };
     let key = socket.reply_key(&backend.address, backend.port_be);
-    let origin = socket.origin();
+    let origin = socket.origin(&service, index, backend.generation);
     // SAFETY: only compared, before the map is written.
     let is_known = unsafe { SOCKET_REPLIES.get(&key) }.is_some_and(|known| *known == origin);
     if !is_known {
         if SOCKET_REPLIES.insert(&key, &origin, BPF_ANY.into()).is_err() {
-            return refuse(Hook::Sendmsg, socket, &service, DropReason::ConntrackFull);
+            return refuse(Hook::Sendmsg, socket, &service, DropReason::SocketsFull);
         }
         count::connection(service.service_id);
-        tell(Hook::Sendmsg, &origin, socket.protocol(), &service, (index, backend));
+        tell(Hook::Sendmsg, &origin, &service, (index, backend));
     }
     if socket.set(&backend.address, backend.port_be) {
         PROCEED

@@ -19,7 +19,7 @@ use causeway_ebpf::{flow::Translation, parse::Headers};
 
 use crate::{
     count,
-    maps::SERVICES,
+    maps::{SERVICES, SOCKET_ORIGINS},
     trace::{self, Told},
 };
 
@@ -28,6 +28,7 @@ pub const PROCEED: i32 = 1;
 /// The system call fails.
 pub const REFUSE: i32 = 0;
 
+const ENOBUFS: i32 = 105;
 const ECONNREFUSED: i32 = 111;
 
 /// IPv4 or IPv6: which fields of the context hold the address.
@@ -160,12 +161,6 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// The context, for socket storage.
-    #[inline(always)]
-    pub const fn context(&self) -> &SockAddrContext {
-        self.context
-    }
-
     /// The service the system call is for.
     #[inline(always)]
     pub fn service(&self) -> Option<Service> {
@@ -179,13 +174,26 @@ impl<'a> Socket<'a> {
         unsafe { SERVICES.get(key).copied() }
     }
 
-    /// What is remembered of the system call.
+    /// What is remembered of the system call, and of the backend it got.
     #[inline(always)]
-    pub fn origin(&self) -> SocketOrigin {
+    pub fn origin(&self, service: &Service, backend: u32, generation: u32) -> SocketOrigin {
         SocketOrigin {
             vip: self.address(),
             port_be: self.port_be(),
+            protocol: self.protocol(),
             reserved: 0,
+            service_id: service.service_id,
+            backend,
+            generation,
+        }
+    }
+
+    /// Puts what the socket asked for when it connected in the place of what it is connected to.
+    #[inline(always)]
+    pub fn show_origin(&self) {
+        // SAFETY: the value is copied out at once.
+        if let Some(origin) = unsafe { SOCKET_ORIGINS.get(self.cookie()).copied() } {
+            self.set(&origin.vip, origin.port_be);
         }
     }
 
@@ -203,39 +211,44 @@ impl<'a> Socket<'a> {
 
 /// Tells whoever watches that a socket was given a backend.
 #[inline(always)]
-pub fn tell(hook: Hook, vip: &SocketOrigin, protocol: u8, service: &Service, backend: (u32, &Backend)) {
+pub fn tell(hook: Hook, origin: &SocketOrigin, service: &Service, backend: (u32, &Backend)) {
     if trace::is_on() {
         let to = (backend.1.address, backend.1.port_be, backend.0);
-        tell_told(hook, vip, protocol, service, to, 0);
+        tell_told(hook, origin, to, 0);
     }
 }
 
-/// Makes the system call fail at once, as a closed port would.
+/// Makes the system call fail at once, as a closed port would; or for want of room, if that is the reason.
 #[inline(always)]
 pub fn refuse(hook: Hook, socket: &Socket<'_>, service: &Service, reason: DropReason) -> i32 {
     count::refused(service.service_id);
     count::dropped(reason as u32, 0);
     if trace::is_on() {
         let to = (socket.address(), socket.port_be(), NO_BACKEND);
-        tell_told(hook, &socket.origin(), socket.protocol(), service, to, reason as u32);
+        tell_told(hook, &socket.origin(service, NO_BACKEND, 0), to, reason as u32);
     }
+    let error = if matches!(reason, DropReason::SocketsFull) {
+        ENOBUFS
+    } else {
+        ECONNREFUSED
+    };
     // SAFETY: takes no pointer.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    unsafe { bpf_set_retval(-error) };
     REFUSE
 }
 
 #[inline(always)]
-fn tell_told(hook: Hook, vip: &SocketOrigin, protocol: u8, service: &Service, to: (Address, u16, u32), reason: u32) {
+fn tell_told(hook: Hook, origin: &SocketOrigin, to: (Address, u16, u32), reason: u32) {
     let headers = Headers {
-        protocol,
-        destination: vip.vip,
-        destination_port_be: vip.port_be,
+        protocol: origin.protocol,
+        destination: origin.vip,
+        destination_port_be: origin.port_be,
         ..Headers::NONE
     };
     let translation = Translation {
         destination: to.0,
         destination_port_be: to.1,
-        service_id: service.service_id,
+        service_id: origin.service_id,
         backend: to.2,
         ..Translation::none(&headers)
     };
