@@ -36,15 +36,25 @@ impl Pairs {
     }
 }
 
-/// Connections of each way that throughput is measured on: what a connection can do depends on the processor that the kernel's hash
-/// of its ports leads its packets to.
-const STREAMS: usize = 8;
+/// Connections of each way that throughput is measured on. One connection can do half of what the next one can, whichever way it
+/// goes, so it takes hundreds of them over the rounds to tell the ways apart.
+const STREAMS: usize = 32;
 
 /// Who is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Vip,
     Pod,
+}
+
+/// Who is called by the connection of this place in a row: in pairs, of which now this one is first and now that one, because the kernel
+/// gives ports in a row too.
+fn way_of(index: usize) -> Way {
+    if (index + index / 2).is_multiple_of(2) {
+        Way::Vip
+    } else {
+        Way::Pod
+    }
 }
 
 pub(super) fn measure(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<()> {
@@ -88,9 +98,7 @@ fn in_turn(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str) -> Re
     let connections = if task == Task::StreamsInTurn { STREAMS } else { 1 };
     let job = Job {
         task,
-        targets: (0..connections)
-            .flat_map(|_| [target(bed, Way::Vip), target(bed, Way::Pod)])
-            .collect(),
+        targets: (0..2 * connections).map(|index| target(bed, way_of(index))).collect(),
         milliseconds: course.plan.in_turn_milliseconds,
     };
     let what = if task == Task::InTurn {
@@ -118,9 +126,10 @@ fn in_turn(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str) -> Re
             passed,
         )?;
         // The mean of the connections' medians.
-        let value = |way: usize| -> Result<f64> {
-            let times = outcome.times_by_target.iter().skip(way).step_by(2);
-            let medians: Option<Vec<u64>> = times.map(|times| quantile(times, 0.5)).collect();
+        let value = |way: Way| -> Result<f64> {
+            let times = outcome.times_by_target.iter().enumerate();
+            let times = times.filter(|(index, _)| way_of(*index) == way);
+            let medians: Option<Vec<u64>> = times.map(|(_, times)| quantile(times, 0.5)).collect();
             let medians = medians
                 .filter(|medians| medians.len() == connections)
                 .context("no times")?;
@@ -131,8 +140,8 @@ fn in_turn(course: &mut Course<'_>, bed: &mut Bed, task: Task, name: &str) -> Re
                 _ => nanoseconds / 1e3,
             })
         };
-        pairs.ours.push((round, value(0)?));
-        pairs.baseline.push((round, value(1)?));
+        pairs.ours.push((round, value(Way::Vip)?));
+        pairs.baseline.push((round, value(Way::Pod)?));
     }
     match task {
         Task::StreamsInTurn => pairs.entry(

@@ -26,7 +26,7 @@ const PROGRAM: &str = "cw_xdp";
 const FROM_UPLINK: &str = "cw_from_uplink";
 const FROM_TUNNEL: &str = "cw_from_tunnel";
 /// Rounds for each of the tc programs': differences of a few nanoseconds need more.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 /// As in the tc programs' measurement.
 const FLOWS: u16 = 256;
 const KNOWN_PORT: u16 = 2_000;
@@ -101,6 +101,8 @@ type Times = Vec<(usize, f64)>;
 /// A node with XDP, and its feeder.
 struct Lane {
     bed: Bed,
+    /// Which of the nodes of its kind.
+    twin: usize,
     feeder: Feeder,
     uplink: u32,
     cases: &'static [Case],
@@ -115,9 +117,10 @@ struct Lane {
 
 pub(super) fn measure(course: &mut Course<'_>) -> Result<()> {
     let outcome = lanes(course);
-    let Some([one, many, translated]) = course.keep("packets through cw_xdp", outcome)? else {
+    let Some([one, many, translated, many_twin, one_twin]) = course.keep("packets through cw_xdp", outcome)? else {
         return Ok(());
     };
+    let (one, many) = (one.together(one_twin), many.together(many_twin));
     let all = [&one, &translated];
     for lane in all {
         for (case, (times, single)) in lane.cases.iter().zip(lane.times.iter().zip(&lane.single)) {
@@ -168,18 +171,24 @@ fn entry(name: &str, title: &str, times: &[(usize, f64)]) -> Result<Entry> {
     Ok(Entry::new(name, title, value, "ns").spread(deviation(&values)))
 }
 
-fn lanes(course: &mut Course<'_>) -> Result<[Lane; 3]> {
+/// The nodes that are compared are there twice, in the one order and in the other: where the kernel puts a program and its maps makes a
+/// difference of some nanoseconds, which stays as long as they do.
+fn lanes(course: &mut Course<'_>) -> Result<[Lane; 5]> {
     course.progress.show("nodes with XDP");
-    let one = Lane::new(SiteKind::CausewayXdpDirect, 1, &Case::DIRECT)?;
-    let many = Lane::new(SiteKind::CausewayXdpDirect, course.plan.many, &Case::DIRECT)?;
-    let mut translated = Lane::new(SiteKind::CausewayXdp, 1, &Case::TRANSLATED)?;
+    let number = course.plan.many;
+    let one = Lane::new(SiteKind::CausewayXdpDirect, 1, &Case::DIRECT, 0)?;
+    let many = Lane::new(SiteKind::CausewayXdpDirect, number, &Case::DIRECT, 0)?;
+    let mut translated = Lane::new(SiteKind::CausewayXdp, 1, &Case::TRANSLATED, 0)?;
     translated.open_flows()?;
-    let mut lanes = [one, many, translated];
+    let many_twin = Lane::new(SiteKind::CausewayXdpDirect, number, &Case::DIRECT, 1)?;
+    let one_twin = Lane::new(SiteKind::CausewayXdpDirect, 1, &Case::DIRECT, 1)?;
+    let mut lanes = [one, many, translated, many_twin, one_twin];
     let rounds = course.plan.packet_rounds * ROUNDS;
     for round in 0..rounds {
         for place in 0..lanes.len() {
             // Now this first, now that.
-            let lane = &mut lanes[(place + round) % 3];
+            let place = if round % 2 == 0 { place } else { lanes.len() - 1 - place };
+            let lane = &mut lanes[place];
             for case in 0..lane.cases.len() {
                 interrupt::check()?;
                 let title = lane.cases[case].title();
@@ -198,7 +207,7 @@ fn lanes(course: &mut Course<'_>) -> Result<[Lane; 3]> {
 }
 
 impl Lane {
-    fn new(kind: SiteKind, services: usize, cases: &'static [Case]) -> Result<Self> {
+    fn new(kind: SiteKind, services: usize, cases: &'static [Case], twin: usize) -> Result<Self> {
         let mut bed = Bed::outside(kind, services)?;
         bed.rig.program()?;
         let feeder = bed.feeder(Kind::Xdp, PROGRAM, usize::from(u16::MAX))?;
@@ -206,6 +215,7 @@ impl Lane {
         bed.rig.site.greet_neighbours()?;
         Ok(Self {
             bed,
+            twin,
             feeder,
             uplink,
             cases,
@@ -214,6 +224,15 @@ impl Lane {
             empty: Vec::new(),
             shortening: Vec::new(),
         })
+    }
+
+    /// What was measured on a node and on its twin.
+    fn together(mut self, twin: Self) -> Self {
+        let all = |lane: Self| lane.times.into_iter().chain(lane.single);
+        for (times, others) in self.times.iter_mut().chain(&mut self.single).zip(all(twin)) {
+            times.extend(others);
+        }
+        self
     }
 
     fn client(&self, port: u16) -> SocketAddrV4 {
@@ -318,6 +337,7 @@ impl Lane {
         );
         // The first round warms up.
         if round > 0 {
+            let round = 2 * round + self.twin;
             self.times[index].push((round, ran.nanoseconds - empty - shortening));
             self.single[index].push((round, singles - shortening));
             self.empty.push(empty);

@@ -33,7 +33,7 @@ const SWALLOW: u8 = b'S';
 const BLOCKS: u8 = b'B';
 /// As much as is sent before the other end answers: long enough for its time to be that of bytes, and short enough for what
 /// disturbs one block to disturb the next.
-pub(crate) const BLOCK_BYTES: usize = 4 << 20;
+pub(crate) const BLOCK_BYTES: usize = 1 << 20;
 /// First byte of every answer; the second is the server's number.
 const ANSWER: u8 = b'A';
 
