@@ -27,17 +27,8 @@ fn service(vip: SocketAddr, protocol: Protocol, backend: IpAddr, local: bool) ->
         protocol,
     };
     let backend = DesiredBackend {
-        id: BackendId {
-            address: backend,
-            port: PORT,
-            protocol,
-            ready_always: false,
-        },
-        ready: true,
-        terminating: false,
         local,
-        node: None,
-        preferred: true,
+        ..DesiredBackend::ready(BackendId::new(backend, PORT, protocol))
     };
     DesiredService::cluster_ip(id, format!("default/host:{}", vip.port()), vec![backend])
 }

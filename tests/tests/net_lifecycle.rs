@@ -83,12 +83,7 @@ fn both<S>(connect: impl Fn() -> S, ask: impl Fn(&S) -> String) -> (S, S) {
 }
 
 fn backend(pod: &Pod, protocol: Protocol) -> BackendId {
-    BackendId {
-        address: pod.address,
-        port: PORT,
-        protocol,
-        ready_always: false,
-    }
+    BackendId::new(pod.address, PORT, protocol)
 }
 
 /// What the agent does when it learns of gone backends.

@@ -73,6 +73,18 @@ pub struct BackendId {
     pub ready_always: bool,
 }
 
+impl BackendId {
+    /// A backend whose READY bit follows its probes.
+    pub fn new(address: IpAddr, port: u16, protocol: Protocol) -> Self {
+        Self {
+            address,
+            port,
+            protocol,
+            ready_always: false,
+        }
+    }
+}
+
 /// Readiness of a pod as its own node knows it, which is newer than what the API server says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Readiness {
@@ -112,6 +124,20 @@ pub struct DesiredBackend {
     /// Takes new connections of frontends that are not `local_only`. Not so when it is farther away than `trafficDistribution` asks
     /// for and a nearer one is ready; it keeps its connections.
     pub preferred: bool,
+}
+
+impl DesiredBackend {
+    /// A backend that answers and takes new connections, on no node that is known.
+    pub fn ready(id: BackendId) -> Self {
+        Self {
+            id,
+            ready: true,
+            terminating: false,
+            local: false,
+            node: None,
+            preferred: true,
+        }
+    }
 }
 
 /// One port of a service, in one address family.

@@ -128,18 +128,13 @@ fn service(pod: &Pod, port: &ContainerPort, address: IpAddr, node: &[IpAddr]) ->
             [cluster, external]
         })
         .collect();
+    let id = BackendId {
+        ready_always: true,
+        ..BackendId::new(address, container_port, protocol)
+    };
     let backend = DesiredBackend {
-        id: BackendId {
-            address,
-            port: container_port,
-            protocol,
-            ready_always: true,
-        },
-        ready: true,
-        terminating: false,
         local: true,
-        node: None,
-        preferred: true,
+        ..DesiredBackend::ready(id)
     };
     (!frontends.is_empty()).then(|| DesiredService {
         name: format!("{PREFIX}{}/{}:{number}", meta.namespace, meta.name),

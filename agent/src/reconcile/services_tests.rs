@@ -71,19 +71,10 @@ fn two_pods(ports: Vec<EndpointPort>) -> EndpointSubset {
 }
 
 fn backend(ip: &str, port: u16, ready: bool, local: bool) -> DesiredBackend {
-    let id = BackendId {
-        address: ip.parse().unwrap(),
-        port,
-        protocol: Protocol::TCP,
-        ready_always: false,
-    };
     DesiredBackend {
-        id,
         ready,
-        terminating: false,
         local,
-        node: None,
-        preferred: true,
+        ..DesiredBackend::ready(BackendId::new(ip.parse().unwrap(), port, Protocol::TCP))
     }
 }
 

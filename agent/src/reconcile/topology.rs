@@ -155,19 +155,10 @@ mod tests {
     }
 
     fn backend(ready: bool, distance: Distance) -> (DesiredBackend, Distance) {
-        let id = BackendId {
-            address: "10.244.1.2".parse().unwrap(),
-            port: 80,
-            protocol: Protocol::TCP,
-            ready_always: false,
-        };
         let backend = DesiredBackend {
-            id,
             ready,
-            terminating: false,
             local: distance == Distance::Node,
-            node: None,
-            preferred: true,
+            ..DesiredBackend::ready(BackendId::new("10.244.1.2".parse().unwrap(), 80, Protocol::TCP))
         };
         (backend, distance)
     }

@@ -14,17 +14,8 @@ fn ip(text: &str) -> IpAddr {
 
 fn backend(address: &str, ready: bool) -> DesiredBackend {
     DesiredBackend {
-        id: BackendId {
-            address: ip(address),
-            port: 8080,
-            protocol: Protocol::TCP,
-            ready_always: false,
-        },
         ready,
-        terminating: false,
-        local: false,
-        node: None,
-        preferred: true,
+        ..DesiredBackend::ready(BackendId::new(ip(address), 8080, Protocol::TCP))
     }
 }
 

@@ -222,13 +222,7 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(30);
 
     fn id(port: u16) -> BackendId {
-        let address = "10.244.0.9".parse().unwrap();
-        BackendId {
-            address,
-            port,
-            protocol: Protocol::TCP,
-            ready_always: false,
-        }
+        BackendId::new("10.244.0.9".parse().unwrap(), port, Protocol::TCP)
     }
 
     #[test]

@@ -129,12 +129,7 @@ mod tests {
     use super::*;
 
     fn id(port: u16) -> BackendId {
-        BackendId {
-            address: "10.244.1.2".parse().unwrap(),
-            port,
-            protocol: Protocol::TCP,
-            ready_always: false,
-        }
+        BackendId::new("10.244.1.2".parse().unwrap(), port, Protocol::TCP)
     }
 
     fn with(flags: u32) -> Condition {

@@ -151,12 +151,7 @@ mod tests {
 
     fn id(n: u32) -> BackendId {
         let address = IpAddr::from((0x0af4_0000 + n).to_be_bytes());
-        BackendId {
-            address,
-            port: 8080,
-            protocol: Protocol::TCP,
-            ready_always: false,
-        }
+        BackendId::new(address, 8080, Protocol::TCP)
     }
 
     fn holders(backends: &[BackendId], size: u32) -> Vec<BackendId> {

@@ -25,19 +25,7 @@ fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> Des
             pod.address6.expect("a lab with IPv6")
         }
     };
-    let backend = |pod: &&Pod| DesiredBackend {
-        id: BackendId {
-            address: address(pod),
-            port,
-            protocol,
-            ready_always: false,
-        },
-        ready: true,
-        terminating: false,
-        local: false,
-        node: None,
-        preferred: true,
-    };
+    let backend = |pod: &&Pod| DesiredBackend::ready(BackendId::new(address(pod), port, protocol));
     let id = VipId {
         address: vip.ip(),
         port: vip.port(),

@@ -18,7 +18,7 @@ use super::{
         wanted::service_key,
         writer::{Condition, WrittenFlow, adopted_backends, owner},
     },
-    GRACE, vip_id,
+    GRACE, backend, vip_id,
 };
 use crate::bpf::{BackendId, ReadinessHandle, Scope, SourceRange};
 
@@ -148,6 +148,14 @@ impl Maps {
             *reachable.entry(id.port).or_default() += 1;
         }
         reachable
+    }
+
+    /// The index of the backend with a port.
+    pub fn index_of(&self, port: u16) -> u32 {
+        let id = backend(port, true).id;
+        (0..self.backends.len())
+            .find(|index| owner(&self.backends.read(*index).unwrap()) == Some(id))
+            .unwrap()
     }
 
     pub fn flags(&self, port: u16) -> u32 {

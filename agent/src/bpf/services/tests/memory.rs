@@ -8,13 +8,7 @@ fn slots_remember_whose_they_were_until_that_backend_is_gone() {
     let mut planner = maps.planner();
     let now = Instant::now();
     planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
-    let index = |maps: &Maps, port: u16| {
-        let id = backend(port, true).id;
-        (0..64)
-            .find(|index| owner(&maps.backends.read(*index).unwrap()) == Some(id))
-            .unwrap()
-    };
-    let three = index(&maps, 3);
+    let three = maps.index_of(3);
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
     let slots = table(&maps, 80);
     let orphans = slots.iter().filter(|slot| slot.previous == three).count();
@@ -80,9 +74,7 @@ fn a_slot_whose_backend_before_is_gone_still_asks_for_flows_with_others() {
     let mut planner = maps.planner();
     let now = Instant::now();
     planner.sync(&desired([service(80, &[1, 2, 3])]), now, &mut maps);
-    let three = (0..64)
-        .find(|index| owner(&maps.backends.read(*index).unwrap()) == Some(backend(3, true).id))
-        .unwrap();
+    let three = maps.index_of(3);
     planner.sync(&desired([service(80, &[1, 2])]), now, &mut maps);
     let (before, orphans) = (remembering(&maps, 80), table(&maps, 80));
     planner.settle(now + GRACE.backends, &mut maps);
@@ -117,9 +109,7 @@ fn a_backend_that_returns_is_settled_when_no_flow_of_its_slots_is_elsewhere() {
     }
     assert_eq!(maps.flags(2), IN_USE | READY | UNSETTLED);
     let slots = table(&maps, 80);
-    let two = (0..64)
-        .find(|index| owner(&maps.backends.read(*index).unwrap()) == Some(backend(2, true).id))
-        .unwrap();
+    let two = maps.index_of(2);
     let place = slots.iter().position(|slot| slot.backend == two).unwrap();
     let flow = |backend: u32| WrittenFlow {
         service: service_key(&vip_id(80), Scope::Cluster),

@@ -1,6 +1,7 @@
 //! The planner against maps in ordinary memory: one file for each thing that it must get right.
 
 mod adoption;
+mod doubt;
 mod frontends;
 mod maps;
 mod memory;
@@ -20,11 +21,7 @@ use causeway_abi::{
 use causeway_maps::{MapsError, Protocol};
 use maps::Maps;
 
-use super::{
-    Grace, MapWriter, Reason, ServiceSync, SyncReport,
-    wanted::service_key,
-    writer::{WrittenFlow, owner},
-};
+use super::{Grace, MapWriter, Reason, ServiceSync, SyncReport, wanted::service_key, writer::WrittenFlow};
 use crate::bpf::{
     BackendId, DesiredBackend, DesiredService, DesiredServices, Frontend, Scope, ServicesOf, SourceRange, VipId,
 };
@@ -45,19 +42,10 @@ fn vip_id(port: u16) -> VipId {
 
 /// Backends are told apart by their ports here.
 fn backend(port: u16, ready: bool) -> DesiredBackend {
-    let id = BackendId {
-        address: "10.244.1.2".parse().unwrap(),
-        port,
-        protocol: Protocol::TCP,
-        ready_always: false,
-    };
     DesiredBackend {
-        id,
         ready,
-        terminating: false,
         local: true,
-        node: None,
-        preferred: true,
+        ..DesiredBackend::ready(BackendId::new("10.244.1.2".parse().unwrap(), port, Protocol::TCP))
     }
 }
 
