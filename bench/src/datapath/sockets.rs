@@ -38,7 +38,7 @@ impl Pairs {
 
 /// Connections of each way that throughput is measured on. One connection can do half of what the next one can, whichever way it
 /// goes, so it takes hundreds of them over the rounds to tell the ways apart.
-const STREAMS: usize = 32;
+const STREAMS: usize = 24;
 
 /// Who is called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
