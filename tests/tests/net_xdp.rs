@@ -11,7 +11,7 @@ use aya::sys::{Stats, enable_stats};
 use causeway_agent::bpf::{DesiredService, Scope, XdpAttachment};
 use causeway_maps::view;
 use causeway_tests::netns::{
-    Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, exchange, noise, tcp_service, udp_service,
+    Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, ask, exchange, noise, tcp_service, udp_service,
 };
 
 const PORT: u16 = 8080;
@@ -208,4 +208,86 @@ fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
         drop(stream);
         server.join().expect("the server");
     }
+}
+
+/// Connections by way of each node, and who has them.
+fn connections(world: &World) -> Vec<(TcpStream, String)> {
+    let through = |node: &Node| {
+        let stream = world.outsider.connect(node_port(node)).expect("a connection");
+        patient(&stream);
+        let server = ask(&stream).expect("its server's name");
+        (stream, server)
+    };
+    world
+        .lab
+        .nodes
+        .iter()
+        .flat_map(|node| (0..12).map(|_| through(node)).collect::<Vec<_>>())
+        .collect()
+}
+
+fn go_on(connections: &[(TcpStream, String)], what: &str) {
+    for (number, (stream, server)) in connections.iter().enumerate() {
+        exchange(
+            stream,
+            &noise(5_000),
+            &format!("{what}: connection {number}, with {server}"),
+        );
+    }
+}
+
+/// The service of TCP alone.
+fn only_tcp(world: &World, pods: &[&Pod]) -> DesiredService {
+    world.with_node_port(tcp_service(SocketAddr::from(([10, 96, 0, 10], 80)), PORT, pods))
+}
+
+#[test]
+fn connections_outlive_session_affinity_with_direct_server_return() {
+    let world = world(Some(XdpAttachment::Native), true);
+    let both: Vec<_> = world.servers.iter().collect();
+    let mut service = only_tcp(&world, &both);
+    service.affinity_seconds = 600;
+    world.lab.serve(&[service.clone()]);
+    let connections = connections(&world);
+    let servers: Vec<_> = connections.iter().map(|(_, server)| server).collect();
+    assert!(servers.iter().all(|server| *server == servers[0]), "{servers:?}");
+    service.affinity_seconds = 0;
+    world.lab.serve(&[service]);
+    go_on(&connections, "without affinity");
+    let tally = world.outsider.tally(40, node_port(&world.lab.nodes[0]));
+    assert_eq!(tally.len(), 2, "{tally:?}");
+}
+
+#[test]
+fn connections_outlive_a_time_without_backends_with_direct_server_return() {
+    let world = world(Some(XdpAttachment::Native), true);
+    let [one, two] = &world.servers[..] else {
+        unreachable!("two nodes")
+    };
+    world.lab.serve(&[only_tcp(&world, &[one])]);
+    let connections = connections(&world);
+    // One that nobody has taken in yet: the first node's own backend is in its connection table.
+    world.lab.serve(&[only_tcp(&world, &[])]);
+    world.lab.serve(&[only_tcp(&world, &[two])]);
+    go_on(&connections[..12], "by way of the backend's own node");
+    let tally = world.outsider.tally(4, node_port(&world.lab.nodes[0]));
+    assert_eq!(tally.keys().collect::<Vec<_>>(), ["two"], "{tally:?}");
+}
+
+#[test]
+fn connections_outlive_the_change_to_direct_server_return() {
+    let mut world = world(Some(XdpAttachment::Native), false);
+    world
+        .lab
+        .serve(&[only_tcp(&world, &world.servers.iter().collect::<Vec<_>>())]);
+    let translated = connections(&world);
+    for node in &mut world.lab.nodes {
+        node.close();
+        node.settings.direct_return = true;
+        node.open().expect("the data path");
+    }
+    go_on(&translated, "translated before");
+    let direct = connections(&world);
+    go_on(&direct, "direct");
+    go_on(&translated, "translated before, again");
 }

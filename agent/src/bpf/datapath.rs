@@ -111,9 +111,9 @@ impl Datapath {
 
         let mut programs = load(config, &maps_dir, object)?;
         let mut maps = PinnedMaps::open_any_version(&config.pin_dir)?;
-        maps.node.set(&node_config(config))?;
         let readiness = ReadinessHandle::new(maps.backends.clone());
         let services = adopt(config, &maps, readiness.clone(), grace)?;
+        maps.node.set(&node_config(config))?;
 
         attach_cgroup_programs(&mut programs, &cgroup, &config.cgroup_v2_dir, &links_dir)?;
         let inner = Inner {
@@ -454,5 +454,9 @@ fn adopt(
     let mut writer = PinnedWriter::open(PinnedMaps::open_any_version(&config.pin_dir)?, readiness)?;
     let services = writer.adopted_services()?;
     sync.adopt(adopted_backends(&maps.backends), services, Instant::now(), &mut writer);
+    if config.direct_return && maps.node.get()?.flags & DIRECT_RETURN == 0 {
+        sync.doubt_all(Instant::now(), &mut writer);
+        writer.forget_all_flows();
+    }
     Ok(Services { sync, writer })
 }

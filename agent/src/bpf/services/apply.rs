@@ -1,6 +1,6 @@
 //! One group of frontends into the maps: its backends and its table, up to where entries can point to them.
 
-use causeway_abi::backend::IN_USE;
+use causeway_abi::{backend::IN_USE, service::SCOPE_NODE};
 
 use super::{
     ServiceSync,
@@ -136,19 +136,21 @@ impl ServiceSync {
         pass: &mut Pass<'_, impl MapWriter>,
     ) -> Result<Table, Reason> {
         let held = self.take(&wanted.members, pass)?;
-        let before = group.and_then(|id| self.groups.get(id)).filter(|group| !group.stale);
-        let current = before.and_then(|group| group.range).map_or(0, |range| range.len);
+        let before = group.or_else(|| self.whose_flows(wanted));
+        let is_sound = |id| self.groups.get(id).filter(|group| !group.stale);
+        let current = before.and_then(is_sound);
         // A table that is too large stays as it is while its backends come and go.
-        let shrinks = before.is_some_and(|group| group.choice == wanted.choice && self.may_shrink(group));
+        let shrinks = current.is_some_and(|group| group.choice == wanted.choice && self.may_shrink(group));
+        let size = current.filter(|_| !shrinks).and_then(|group| group.range);
         let range = self
-            .allocate(wanted.choice.len(), if shrinks { 0 } else { current })
+            .allocate(wanted.choice.len(), size.map_or(0, |range| range.len))
             .inspect_err(|_| self.let_go(None, &wanted.members, pass.now))?;
         let Some(new) = range else {
             let written = Written::default();
             return Ok(Table { range, written });
         };
-        let before = group.and_then(|id| self.groups.get(id)).filter(|group| !group.stale);
-        let before = before.and_then(|group| {
+        let is_sound = |id| self.groups.get(id).filter(|group| !group.stale);
+        let before = before.and_then(is_sound).and_then(|group| {
             let (range, holds) = (group.range?, &group.holds);
             Some(Predecessor { range, holds })
         });
@@ -156,6 +158,14 @@ impl ServiceSync {
         pass.report.slots_written += new.len as usize;
         let written = tables::write(new, &wanted.choice, &held, before, pass.now + self.hold, pass.writer);
         Ok(Table { range, written })
+    }
+
+    /// The group that a service's clients in the network go by until now, where another is about to take its place.
+    fn whose_flows(&self, wanted: &Wanted<'_>) -> Option<GroupId> {
+        let mut keys = wanted.keys().filter(|key| key.scope == SCOPE_NODE);
+        let group = keys.find_map(|key| self.groups.entry(&key))?.group;
+        let is_its = |group: &Group| *group.owner == *wanted.desired.owner();
+        self.groups.get(group).is_some_and(is_its).then_some(group)
     }
 
     /// New slots, and the wanted backends, in place of a group's old ones: whatever still points there is to be sent on.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use causeway_abi::service::{Service, ServiceKey};
+use causeway_abi::service::{SCOPE_NODE, Service, ServiceKey};
 use causeway_maps::{MapsError, Refused};
 
 use super::{
@@ -91,7 +91,11 @@ impl ServiceSync {
     pub(super) fn point(&mut self, ready: Vec<Ready<'_>>, pass: &mut Pass<'_, impl MapWriter>) {
         let (mut whose, mut keys, mut services) = (Vec::new(), Vec::new(), Vec::new());
         for (number, one) in ready.iter().enumerate() {
-            for (key, service) in self.entries(one) {
+            let entries = self.entries(one);
+            if entries.iter().any(|entry| self.inherits(one.group, entry)) && pass.writer.returns_directly() {
+                self.doubt(one.group, pass.now, pass.writer);
+            }
+            for (key, service) in entries {
                 whose.push(number);
                 keys.push(key);
                 services.push(service);
@@ -153,6 +157,14 @@ impl ServiceSync {
         entries.retain(|entry| !is_there(entry));
         entries.sort_by_key(|(key, _)| self.groups.entry(key).is_none());
         entries
+    }
+
+    /// Whether an entry that clients in the network know gets slots that decide alone, in place of something else: of another group's
+    /// slots, of session affinity, of no backends at all. Flows that began by that are not where these slots would have them.
+    fn inherits(&self, group: GroupId, (key, service): &(ServiceKey, Service)) -> bool {
+        let decides = |service: &Service| service.slot_count > 0 && service.affinity_seconds == 0;
+        let before = self.groups.entry(key).filter(|_| key.scope == SCOPE_NODE);
+        before.is_some_and(|before| decides(service) && (before.group != group || !decides(&before.service)))
     }
 
     /// Gives back what a group had before, and drops a group that got no entry.

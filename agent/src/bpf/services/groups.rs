@@ -98,6 +98,13 @@ impl Groups {
         self.slab.get_mut(id as usize)?.as_mut()
     }
 
+    /// The numbers of all groups.
+    pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
+        (0..)
+            .zip(&self.slab)
+            .filter_map(|(id, group)| group.as_ref().map(|_| id))
+    }
+
     /// Adds a group without keys.
     pub fn insert(&mut self, group: Group) -> GroupId {
         let owner = Arc::clone(&group.owner);

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use causeway_abi::service::SCOPE_NODE;
 use causeway_ebpf::select::slot;
 use causeway_maps::Protocol;
 
 use super::{
     ServiceSync, SyncReport,
-    groups::GroupId,
+    groups::{Group, GroupId},
     holds::Holds,
     sync::Pass,
     tables, unsettled,
@@ -37,6 +38,31 @@ impl ServiceSync {
         self.forget(&mut pass, &mut budget);
         self.settle_backends(&mut pass);
         pass.report
+    }
+
+    /// Prepares for direct server return, before programs know of it: until now flows from the network were translated.
+    pub fn doubt_all(&mut self, now: Instant, writer: &mut impl MapWriter) {
+        let from_network = |group: &Group| group.keys.iter().any(|key| key.scope == SCOPE_NODE);
+        let concerned: Vec<GroupId> = self
+            .groups
+            .ids()
+            .filter(|id| self.groups.get(*id).is_some_and(from_network))
+            .collect();
+        for group in concerned {
+            self.doubt(group, now, writer);
+        }
+    }
+
+    /// Lets no slot of a group decide alone until no flow is known that is elsewhere: they are about to get flows that went by something
+    /// else until now.
+    pub(super) fn doubt(&mut self, group: GroupId, now: Instant, writer: &mut impl MapWriter) {
+        let Some(range) = self.groups.get(group).and_then(|group| group.range) else {
+            return;
+        };
+        tables::doubt(range, writer);
+        let mut holds = Holds::default();
+        holds.add(now + self.hold, (0..range.len).collect());
+        self.remember(group, holds, &[]);
     }
 
     /// Notes what the slots of a group remember, and until when.

@@ -120,6 +120,18 @@ pub fn forget(
     flows.iter().filter(decided).copied().collect()
 }
 
+/// Makes slots that remember nobody name their own backend as the one before it, so that flows with others that are known are looked up.
+pub fn doubt(range: Range, writer: &mut impl MapWriter) {
+    for position in 0..range.len {
+        let slot = writer.read_slot(range.base + position);
+        if slot.previous == NO_BACKEND {
+            // As in `forget`.
+            let previous = slot.backend;
+            writer.write_slot(range.base + position, Slot { previous, ..slot });
+        }
+    }
+}
+
 /// Makes slots name their own backend in place of one before it, if `which` holds for that one: nobody is remembered any more, but
 /// flows with others that are written down still are looked up.
 pub fn disown(

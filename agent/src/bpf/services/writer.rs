@@ -51,6 +51,8 @@ pub trait MapWriter {
     fn set_source_ranges(&mut self, service_id: u32, ranges: &[SourceRange]) -> Result<(), MapsError>;
     /// Sets the counters of service ids to zero.
     fn clear_counters(&mut self, service_ids: &[u32]) -> Refused;
+    /// Whether slots decide alone where flows from the network go: with direct server return.
+    fn returns_directly(&self) -> bool;
     /// The flows from the network that go on and are written down, so that their slot need not name their backend; none where
     /// slots do not decide alone, without direct server return.
     fn direct_flows(&self) -> Vec<WrittenFlow>;
@@ -287,6 +289,10 @@ impl MapWriter for PinnedWriter {
         self.counters.clear(service_ids)
     }
 
+    fn returns_directly(&self) -> bool {
+        self.node.get().is_ok_and(|node| node.flags & DIRECT_RETURN != 0)
+    }
+
     fn direct_flows(&self) -> Vec<WrittenFlow> {
         if !self.returns_directly() {
             return Vec::new();
@@ -326,9 +332,16 @@ impl MapWriter for PinnedWriter {
 }
 
 impl PinnedWriter {
-    /// Whether nodes of backends answer clients directly, so that slots decide alone.
-    fn returns_directly(&self) -> bool {
-        self.node.get().is_ok_and(|node| node.flags & DIRECT_RETURN != 0)
+    /// Strikes out whatever is written down: of an earlier time of direct server return, nobody knows how those flows went on.
+    pub(in crate::bpf) fn forget_all_flows(&mut self) {
+        let flows = entries(&self.direct_flows).into_iter();
+        let flows: Vec<_> = flows
+            .map(|(key, flow)| WrittenFlow {
+                key: Some(key),
+                ..written(&key, flow.backend)
+            })
+            .collect();
+        self.forget_flows(&flows);
     }
 
     /// The flows in `DIRECT_FLOWS` that go on.

@@ -32,6 +32,7 @@ pub struct Maps {
     pub names: HashMap<u32, String>,
     pub source_ranges: HashMap<u32, Vec<SourceRange>>,
     pub direct_flows: Vec<WrittenFlow>,
+    pub returns_directly: bool,
     readiness: ReadinessHandle,
     pub services_max: usize,
     pub names_max: usize,
@@ -52,6 +53,7 @@ impl Maps {
             names: HashMap::new(),
             source_ranges: HashMap::new(),
             direct_flows: Vec::new(),
+            returns_directly: true,
             services_max: usize::MAX,
             names_max: usize::MAX,
             cleared: HashSet::new(),
@@ -237,6 +239,10 @@ impl MapWriter for Maps {
     fn clear_counters(&mut self, service_ids: &[u32]) -> Refused {
         self.cleared.extend(service_ids);
         Refused::new()
+    }
+
+    fn returns_directly(&self) -> bool {
+        self.returns_directly
     }
 
     fn direct_flows(&self) -> Vec<WrittenFlow> {
