@@ -1,9 +1,11 @@
 use causeway_maps::view::{
+    AffinityView, AttachmentView, BackendEntry,
     BackendState::{self, Local, Ready, Terminating},
-    BackendView, ShareView, SlotView, SocketView,
+    BackendView, DropView, FlowView, MapView, PodView, ProgramView, RouteView, ServiceBackendView, ServiceView,
+    ShareView, SlotView, SocketView, TableView,
 };
 
-use super::*;
+use super::{flows::*, kernel::*, network::*, services::*, units::bytes_text, *};
 
 fn names() -> Names {
     let mut names = Names::default();
