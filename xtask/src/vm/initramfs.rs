@@ -11,10 +11,13 @@ use super::kernel::Unpacked;
 use crate::command;
 
 /// Modules that nodes and pods need, in an order that satisfies their dependencies. What a kernel has built in is not there.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 13] = [
     "net/llc/llc",
     "net/802/stp",
     "net/bridge/bridge",
+    "net/ipv4/inet_diag",
+    "net/ipv4/tcp_diag",
+    "net/ipv4/udp_diag",
     "net/ipv4/udp_tunnel",
     "net/ipv6/ip6_udp_tunnel",
     "drivers/net/veth",
