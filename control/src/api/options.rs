@@ -87,6 +87,19 @@ pub struct DeleteOptions {
     pub propagation: Propagation,
 }
 
+impl DeleteOptions {
+    /// Refuses to delete an object with another uid.
+    pub fn only_uid(uid: impl Into<String>) -> Self {
+        Self {
+            preconditions: Preconditions {
+                uid: uid.into(),
+                ..Preconditions::default()
+            },
+            ..Self::default()
+        }
+    }
+}
+
 /// Refuses when a given uid or version is not the object's.
 pub fn check_preconditions(wanted: &Preconditions, kind: Kind, actual: &ObjectMeta) -> Result<(), ApiError> {
     if !wanted.uid.is_empty() && wanted.uid != actual.uid {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource,
-    v1::{Namespace, ObjectMeta, Preconditions},
+    v1::{Namespace, ObjectMeta},
 };
 use futures::future::join_all;
 
@@ -134,13 +134,7 @@ impl NamespaceLifecycle {
 
     async fn delete(&self, namespace: &str, content: Content) -> Result<(), ReconcileError> {
         let Content { kind, name, uid } = content;
-        let options = DeleteOptions {
-            preconditions: Preconditions {
-                uid,
-                ..Preconditions::default()
-            },
-            ..DeleteOptions::default()
-        };
+        let options = DeleteOptions::only_uid(uid);
         match self.registry.delete(kind, namespace, &name, &options).await {
             Err(error) if !error.is_not_found() => Err(ReconcileError::api(format!(
                 "deleting {kind} {namespace}/{name}"

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource,
-    v1::{Node, Pod, Preconditions},
+    v1::{Node, Pod},
 };
 
 use super::{
@@ -155,12 +155,8 @@ impl Reconciler for PodCleanup {
         }
         tracing::info!(pod = key, node, reason = ?work.reason, "deleting pod");
         let options = DeleteOptions {
-            preconditions: Preconditions {
-                uid: meta.uid.clone(),
-                ..Preconditions::default()
-            },
             grace_period_seconds,
-            ..DeleteOptions::default()
+            ..DeleteOptions::only_uid(&meta.uid)
         };
         let result = self
             .registry

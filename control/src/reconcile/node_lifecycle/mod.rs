@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource, time,
-    v1::{Lease, Node, Pod, Preconditions},
+    v1::{Lease, Node, Pod},
 };
 use futures::future::join_all;
 
@@ -113,13 +113,7 @@ impl NodeLifecycle {
                 let message = format!("Marking for deletion Pod {}", meta.key());
                 self.events
                     .record(&*pod, EventType::Normal, "TaintManagerEviction", message);
-                let options = DeleteOptions {
-                    preconditions: Preconditions {
-                        uid: meta.uid.clone(),
-                        ..Preconditions::default()
-                    },
-                    ..DeleteOptions::default()
-                };
+                let options = DeleteOptions::only_uid(&meta.uid);
                 match self
                     .registry
                     .delete(Kind::Pod, &meta.namespace, &meta.name, &options)

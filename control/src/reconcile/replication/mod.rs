@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource, time,
-    v1::{Condition, Pod, Preconditions, ReplicationController, ReplicationControllerStatus},
+    v1::{Condition, Pod, ReplicationController, ReplicationControllerStatus},
 };
 use futures::future::join_all;
 
@@ -164,13 +164,7 @@ impl Replication {
         self.expect(controller, |expectations| {
             expectations.deleted(&meta.uid, Instant::now());
         });
-        let options = DeleteOptions {
-            preconditions: Preconditions {
-                uid: meta.uid.clone(),
-                ..Preconditions::default()
-            },
-            ..DeleteOptions::default()
-        };
+        let options = DeleteOptions::only_uid(&meta.uid);
         match self
             .registry
             .delete(Kind::Pod, &meta.namespace, &meta.name, &options)
