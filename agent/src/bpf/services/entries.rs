@@ -92,7 +92,7 @@ impl ServiceSync {
         let (mut whose, mut keys, mut services) = (Vec::new(), Vec::new(), Vec::new());
         for (number, one) in ready.iter().enumerate() {
             let entries = self.entries(one);
-            if entries.iter().any(|entry| self.inherits(one.group, entry)) && pass.writer.returns_directly() {
+            if entries.iter().any(|entry| self.inherits(one.group, entry, pass)) {
                 self.doubt(one.group, pass.now, pass.writer);
             }
             for (key, service) in entries {
@@ -159,12 +159,25 @@ impl ServiceSync {
         entries
     }
 
-    /// Whether an entry that clients in the network know gets slots that decide alone, in place of something else: of another group's
-    /// slots, of session affinity, of no backends at all. Flows that began by that are not where these slots would have them.
-    fn inherits(&self, group: GroupId, (key, service): &(ServiceKey, Service)) -> bool {
-        let decides = |service: &Service| service.slot_count > 0 && service.affinity_seconds == 0;
-        let before = self.groups.entry(key).filter(|_| key.scope == SCOPE_NODE);
-        before.is_some_and(|before| decides(service) && (before.group != group || !decides(&before.service)))
+    /// Whether slots are about to decide alone on flows from the network that are not where they would have them, because those began
+    /// by something else: by another group's slots, by session affinity, or before there were no backends or no service for a time.
+    fn inherits(
+        &self,
+        group: GroupId,
+        (key, service): &(ServiceKey, Service),
+        pass: &mut Pass<'_, impl MapWriter>,
+    ) -> bool {
+        let decides = service.slot_count > 0 && service.affinity_seconds == 0;
+        if key.scope != SCOPE_NODE || !decides || !pass.writer.returns_directly() {
+            return false;
+        }
+        match self.groups.entry(key) {
+            Some(before) if before.service.slot_count > 0 => {
+                before.group != group || before.service.affinity_seconds != 0
+            }
+            // No flow can begin meanwhile, so one look is enough.
+            _ => pass.has_flows_elsewhere(key, service),
+        }
     }
 
     /// Gives back what a group had before, and drops a group that got no entry.

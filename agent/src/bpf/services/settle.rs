@@ -28,11 +28,7 @@ impl ServiceSync {
 
     /// Frees what has rested long enough, a bounded part of it at once.
     pub fn settle(&mut self, now: Instant, writer: &mut impl MapWriter) -> SyncReport {
-        let mut pass = Pass {
-            now,
-            writer,
-            report: SyncReport::default(),
-        };
+        let mut pass = Pass::new(now, writer);
         let mut budget = FORGET_AT_ONCE;
         self.free(&mut pass, &mut budget);
         self.forget(&mut pass, &mut budget);

@@ -7,8 +7,9 @@ use std::{
 
 use causeway_abi::{
     backend::{IN_USE, READY, TERMINATING},
-    service::{SCOPE_NODE, ServiceKey},
+    service::{SCOPE_NODE, Service, ServiceKey},
 };
+use causeway_ebpf::select::slot;
 use causeway_maps::Protocol;
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     settle::FORGET_AT_ONCE,
     unsettled::Unsettled,
     wanted::{Wanted, service_key, vip},
-    writer::MapWriter,
+    writer::{MapWriter, WrittenFlow},
 };
 use crate::bpf::desired::{BackendId, DesiredService, DesiredServices, ServicesOf, VipId};
 
@@ -75,9 +76,33 @@ pub(super) struct Pass<'w, W> {
     pub now: Instant,
     pub writer: &'w mut W,
     pub report: SyncReport,
+    /// The flows that are known, once somebody has asked.
+    pub flows: Option<HashMap<ServiceKey, Vec<WrittenFlow>>>,
 }
 
-impl<W> Pass<'_, W> {
+impl<'w, W: MapWriter> Pass<'w, W> {
+    pub fn new(now: Instant, writer: &'w mut W) -> Self {
+        Self {
+            now,
+            writer,
+            report: SyncReport::default(),
+            flows: None,
+        }
+    }
+
+    /// Whether there are flows that a service's slots would have elsewhere.
+    pub fn has_flows_elsewhere(&mut self, key: &ServiceKey, service: &Service) -> bool {
+        let flows = self.flows.get_or_insert_with(|| {
+            let mut by_service: HashMap<_, Vec<_>> = HashMap::new();
+            for flow in self.writer.direct_flows() {
+                by_service.entry(flow.service).or_default().push(flow);
+            }
+            by_service
+        });
+        let mut flows = flows.get(key).into_iter().flatten();
+        flows.any(|flow| self.writer.read_slot(slot(service, flow.hash)).backend != flow.backend)
+    }
+
     /// Notes that something wanted cannot be.
     pub fn refuse(&mut self, wanted: &Wanted<'_>, vip: VipId, reason: Reason) {
         let name = wanted.desired.name.clone();
@@ -193,11 +218,7 @@ impl ServiceSync {
     }
 
     fn begin<'w, W: MapWriter>(&mut self, now: Instant, writer: &'w mut W) -> Pass<'w, W> {
-        let mut pass = Pass {
-            now,
-            writer,
-            report: SyncReport::default(),
-        };
+        let mut pass = Pass::new(now, writer);
         self.free(&mut pass, &mut { FORGET_AT_ONCE });
         pass
     }

@@ -129,6 +129,32 @@ impl Sequence<'_> {
         Ok(())
     }
 
+    /// Whether slots are about to decide alone on flows that began by something else: by another service's, by session affinity, or
+    /// before there were no backends or no service for a time. Then the agent makes each name its own backend.
+    fn inherits(&self, spec: &ServiceSpec) -> Result<bool> {
+        let is_empty = self.slots.get(&spec.vip).is_none_or(Vec::is_empty);
+        if spec.vip.scope != Scope::Node || spec.affinity != 0 {
+            return Ok(false);
+        }
+        if !is_empty {
+            let before = self.programmed.get(&spec.vip);
+            return Ok(before.is_some_and(|(_, id, affinity)| *id != spec.id || *affinity != 0));
+        }
+        let now = self.model.tables.now;
+        let mut translated = self.model.tables.flows.iter();
+        let is_translated =
+            translated.any(|flow| is_of(&flow.forward(), &spec.vip) && flow.is_known_to(Side::Client, now));
+        Ok(is_translated
+            || self
+                .runner
+                .kernel
+                .direct
+                .all()?
+                .0
+                .iter()
+                .any(|key| is_for(key, &spec.vip)))
+    }
+
     /// Nothing is left of flows of an address that another service may get.
     fn forget_flows_of(&mut self, spec: &VipSpec) -> Result<()> {
         for key in self.runner.kernel.direct.all()?.0 {
@@ -159,14 +185,15 @@ impl Sequence<'_> {
         let base = spec.id * SLOTS_EACH;
         let count = if spec.backends.is_empty() { 0 } else { spec.slots };
         let table: Vec<u32> = spec.backends.iter().copied().cycle().take(count as usize).collect();
+        let doubts = self.inherits(spec)?;
         let before = self.slots.remove(&spec.vip).unwrap_or_default();
-        if before.is_empty() {
-            self.forget_flows_of(&spec.vip)?;
-        }
-        let slots: Vec<Slot> = (0..)
+        let mut slots: Vec<Slot> = (0..)
             .zip(&table)
             .map(|(i, backend)| follow(&before, i, table.len(), *backend))
             .collect();
+        for slot in slots.iter_mut().filter(|slot| doubts && slot.previous == NO_BACKEND) {
+            slot.previous = slot.backend;
+        }
         for (i, slot) in slots.iter().enumerate() {
             self.runner.kernel.slots.put(base as usize + i, slot);
         }
@@ -199,9 +226,9 @@ impl Sequence<'_> {
         let before = self.programmed.get(&spec.vip).copied();
         let changes = match before {
             None => 0,
-            Some((changes, id, affinity)) if (id, affinity) == (spec.id, spec.affinity) => changes + 1,
-            // Another service, or one that chooses in another way: its slots remember nothing of use.
-            Some((changes, ..)) => changes + 2,
+            // Slots remember nothing of use to session affinity.
+            Some((changes, _, affinity)) if spec.affinity != affinity && spec.affinity != 0 => changes + 2,
+            Some((changes, ..)) => changes + 1,
         };
         self.programmed.insert(spec.vip, (changes, spec.id, spec.affinity));
         let service = Service {

@@ -72,17 +72,29 @@ fn slots_ask_for_flows_that_went_by_session_affinity() {
 }
 
 #[test]
-fn slots_of_a_service_that_was_empty_ask_for_its_flows() {
-    for returns_directly in [true, false] {
+fn slots_of_a_service_that_was_empty_or_not_there_ask_for_its_flows() {
+    for (returns_directly, is_known, before) in [
+        (true, true, Some(outside(80, &[]))),
+        (true, true, None),
+        (true, false, Some(outside(80, &[]))),
+        (false, true, Some(outside(80, &[]))),
+    ] {
         let mut maps = Maps::new(4096, 64);
         maps.returns_directly = returns_directly;
         let mut planner = maps.planner();
         let now = Instant::now();
-        planner.sync(&desired([outside(80, &[]), service(81, &[])]), now, &mut maps);
-        planner.sync(&desired([outside(80, &[1, 2]), service(81, &[1, 2])]), now, &mut maps);
-        let doubts = if returns_directly { 256 } else { 0 };
+        planner.sync(&desired(before), now, &mut maps);
+        let flow = |vip: u16| WrittenFlow {
+            service: service_key(&vip_id(vip), Scope::External),
+            hash: 7,
+            backend: NO_BACKEND,
+            key: None,
+        };
+        maps.direct_flows = vec![flow(if is_known { 80 } else { 82 })];
+        planner.sync(&desired([outside(80, &[1, 2]), outside(81, &[1, 2])]), now, &mut maps);
+        let doubts = if returns_directly && is_known { 256 } else { 0 };
         assert_eq!(doubtful(&maps, 80), (256, doubts, 0));
-        assert_eq!(remembering(&maps, 81), 0, "what pods send is always written down");
+        assert_eq!(doubtful(&maps, 81), (256, 0, 0), "nobody knows a flow of it");
     }
 }
 
