@@ -15,11 +15,12 @@ mod socket;
 
 pub use cgroup::Cgroup;
 pub use client::{answer, bulk, exchange, noise};
-pub use lab::{Lab, Node, Outsider, Pod, Settings, tcp_service, udp_service};
+pub use lab::{Lab, Node, Outsider, Pod, Settings, also_at, tcp_service, udp_service};
 pub use namespace::Netns;
+pub use offload::leave_no_checksums;
 pub use process::{Running, command_in, finish};
-pub use server::{TcpServer, UdpServer};
-pub use socket::{ask, connect, socket_in};
+pub use server::{Servers, TcpServer, UdpServer};
+pub use socket::{ask, connect, domain, socket_in};
 
 /// A number that no other test of this process gets.
 pub fn unique() -> u32 {

@@ -21,8 +21,12 @@ struct Request {
 }
 
 /// Makes an interface of this thread's namespace compute the checksums of what it sends, instead of leaving them to its peer: a peer
-/// with XDP would see none at all. Panics when the kernel refuses.
-pub(super) fn leave_no_checksums(interface: &str) {
+/// with XDP would see none at all.
+///
+/// # Panics
+///
+/// When the kernel refuses.
+pub fn leave_no_checksums(interface: &str) {
     /// `linux/ethtool.h`.
     const ETHTOOL_STXCSUM: u32 = 0x17;
     /// `linux/sockios.h`.

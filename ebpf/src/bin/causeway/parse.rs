@@ -17,8 +17,14 @@ pub enum Frame {
 }
 
 /// Reads a frame's headers.
+///
+/// One of a VLAN is left alone: it belongs to another interface, which the kernel hands it to behind these programs, or has
+/// taken it from before them. The tag itself is no longer in the frame then, only in the socket buffer.
 #[inline(always)]
 pub fn read(skb: Skb, headers: &mut Headers) -> Frame {
+    if skb.vlan_id().is_some_and(|id| id != 0) {
+        return Frame::Other;
+    }
     // SAFETY: both pointers are valid.
     match unsafe { cw_parse(skb.as_ptr(), headers) } {
         OTHER => Frame::Other,

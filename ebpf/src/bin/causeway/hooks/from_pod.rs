@@ -39,7 +39,7 @@ fn decide(skb: Skb, headers: &mut Headers, translation: &mut Translation, dry_ru
         Frame::Other => return Outcome::TO_STACK,
         Frame::Malformed => return Outcome::drop(DropReason::MalformedPacket),
     }
-    if skb.vlan_id().is_some_and(|id| id != 0) || headers.is_link_control() {
+    if headers.is_link_control() {
         return Outcome::TO_STACK;
     }
     match deliver::pod(&headers.source) {
