@@ -222,6 +222,9 @@ impl Agent<'_> {
             .await?
             .context("opening the data path")?;
         tracing::info!(took = ?begun.elapsed(), "data path open");
+        if datapath.relay_log().context("hearing what the programs say")? {
+            tracing::info!("the programs are of a development build: they say here what the kernel refuses them");
+        }
         Ok((datapath, tunnel))
     }
 

@@ -34,7 +34,7 @@ use super::{
     config::TcAttachment,
     links::{self, CGROUP_PROGRAMS, FROM_HOST, FROM_POD, InterfaceProgram, TUNNEL, UPLINK},
     load::load,
-    pins, pods, routes,
+    log, pins, pods, routes,
     services::{Grace, PinnedWriter, ServiceSync, adopted_backends, owner},
     xdp,
 };
@@ -221,6 +221,12 @@ impl Datapath {
                 .map_err(|source| DatapathError::Pin { path, source })?;
         }
         Ok(())
+    }
+
+    /// Hands on what the programs of a development build say, from now on, to the agent's log; whether they say anything.
+    /// Needs a tokio runtime.
+    pub fn relay_log(&self) -> io::Result<bool> {
+        log::relay(&mut lock(&self.inner.programs))
     }
 
     /// Flips readiness with no system call.

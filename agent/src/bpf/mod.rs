@@ -12,6 +12,7 @@ pub mod desired;
 mod error;
 mod links;
 mod load;
+mod log;
 mod pins;
 mod pods;
 mod readiness;

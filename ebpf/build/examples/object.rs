@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use causeway_ebpf_build::{Toolchain, build};
+use causeway_ebpf_build::{Toolchain, Variant, build};
 
 fn main() -> anyhow::Result<()> {
     let toolchain = Toolchain::find()?;
@@ -11,7 +11,8 @@ fn main() -> anyhow::Result<()> {
         "{}",
         build(
             &toolchain,
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?,
+            Variant::from_environment()
         )?
         .display()
     );

@@ -6,11 +6,47 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::script::LOG_VARIABLE;
 use crate::toolchain::{TARGET, Toolchain, scrub};
 
 /// The package the object is built from.
 pub const OBJECT_PACKAGE: &str = "causeway-ebpf";
 const OBJECT_BINARY: &str = "causeway-bpf";
+
+/// A form of the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Variant {
+    /// What runs on nodes.
+    #[default]
+    Plain,
+    /// For development: says through aya-log what the kernel refused.
+    Logging,
+}
+
+impl Variant {
+    /// The one that the environment asks for: see [`LOG_VARIABLE`](crate::LOG_VARIABLE).
+    pub fn from_environment() -> Self {
+        match env::var_os(LOG_VARIABLE) {
+            Some(_) => Self::Logging,
+            None => Self::Plain,
+        }
+    }
+
+    /// Where it is put, below the target directory: one place each, because an object must stay where the compiler was told it is.
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Plain => "object",
+            Self::Logging => "object-log",
+        }
+    }
+
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Logging => &["--features", "log"],
+        }
+    }
+}
 
 /// Builds the BPF object, always optimised and with BTF, and returns its path.
 ///
@@ -20,13 +56,14 @@ const OBJECT_BINARY: &str = "causeway-bpf";
 /// # Errors
 ///
 /// When cargo fails; the message holds what it printed.
-pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
+pub fn build(toolchain: &Toolchain, workspace_root: &Path, variant: Variant) -> Result<PathBuf> {
     let target_directory = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(
             || workspace_root.join("target"),
             |directory| workspace_root.join(directory),
         )
         .join("bpf");
+    let objects = target_directory.join(variant.directory());
     // LLVM's BPF back end takes the helper signatures of the architecture the object will run on.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
     let flags = [
@@ -52,8 +89,11 @@ pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
             TARGET,
         ])
         .args(["--package", OBJECT_PACKAGE, "--bin", OBJECT_BINARY])
+        .args(variant.features())
         .arg("--target-dir")
         .arg(&target_directory)
+        .args(["-Zunstable-options", "--artifact-dir"])
+        .arg(&objects)
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_CFG_BPF_TARGET_ARCH", &arch)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
@@ -66,7 +106,7 @@ pub fn build(toolchain: &Toolchain, workspace_root: &Path) -> Result<PathBuf> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let object = target_directory.join(TARGET).join("release").join(OBJECT_BINARY);
+    let object = objects.join(OBJECT_BINARY);
     ensure!(object.is_file(), "cargo built no {}", object.display());
     Ok(object)
 }

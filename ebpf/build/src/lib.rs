@@ -9,6 +9,6 @@ mod build;
 mod script;
 mod toolchain;
 
-pub use build::{OBJECT_PACKAGE, build};
-pub use script::{OBJECT_VARIABLE, build_script};
+pub use build::{OBJECT_PACKAGE, Variant, build};
+pub use script::{LOG_VARIABLE, OBJECT_VARIABLE, build_script};
 pub use toolchain::{Toolchain, find_compiler, find_linker};

@@ -7,11 +7,14 @@ use std::process::exit;
 use anyhow::{Context, Result};
 
 use crate::toolchain::{CARGO_VARIABLE, RUSTC_VARIABLE};
-use crate::{Toolchain, build};
+use crate::{Toolchain, Variant, build};
 
 /// Names a built object to take instead of building one, for machines without a BPF toolchain; and, to the compiler of the
 /// embedding crate, the object to embed.
 pub const OBJECT_VARIABLE: &str = "CAUSEWAY_BPF_OBJECT";
+
+/// Set, to whatever value, it makes the object say through aya-log what the kernel refused: for development.
+pub const LOG_VARIABLE: &str = "CAUSEWAY_BPF_LOG";
 
 /// What the object depends on, relative to the workspace root.
 const SOURCES: [&str; 4] = ["ebpf/Cargo.toml", "ebpf/src", "ebpf/abi/Cargo.toml", "ebpf/abi/src"];
@@ -45,7 +48,7 @@ fn object(root: &Path) -> Result<PathBuf> {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
-    for variable in [RUSTC_VARIABLE, CARGO_VARIABLE, OBJECT_VARIABLE] {
+    for variable in [RUSTC_VARIABLE, CARGO_VARIABLE, OBJECT_VARIABLE, LOG_VARIABLE] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if let Some(object) = env::var_os(OBJECT_VARIABLE).map(PathBuf::from) {
@@ -57,7 +60,7 @@ fn object(root: &Path) -> Result<PathBuf> {
     let root = root
         .canonicalize()
         .with_context(|| format!("cannot find {}", root.display()))?;
-    build(&Toolchain::find()?, &root)
+    build(&Toolchain::find()?, &root, Variant::from_environment())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use aya::maps::{
 };
 use aya::programs::{CgroupAttachMode, Program, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use causeway_abi::backend::{Backend, IN_USE, READY};
 use causeway_abi::conntrack::{Flow, FlowKey};
 use causeway_abi::counter::{DropCounters, ServiceCounters};
@@ -22,6 +23,7 @@ use causeway_abi::route::{MODE_NATIVE, MODE_VXLAN, Route};
 use causeway_abi::service::{NO_BACKEND, SCOPE_NODE, Service, ServiceKey, Slot};
 use causeway_abi::{ABI_VERSION, Address, DropReason};
 use causeway_maps::Plain;
+use log::Log;
 use zerocopy::FromBytes as _;
 
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CAUSEWAY_BPF_OBJECT"));
@@ -96,6 +98,11 @@ impl Datapath {
 
     /// Loads every program with room for a number of established half-flows.
     pub fn load_with_conntrack(entries: u32) -> Result<Self> {
+        Self::load_object(OBJECT, entries)
+    }
+
+    /// The same of another build: `object` is the content of its BPF object file.
+    pub fn load_object(object: &[u8], conntrack: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for (map, size) in [
             ("SERVICES", 256),
@@ -103,7 +110,7 @@ impl Datapath {
             ("BACKENDS", 256),
             ("PODS", 64),
             ("ROUTES", 64),
-            ("CONNTRACK", entries),
+            ("CONNTRACK", conntrack),
             ("CONNTRACK_NEW", 4096),
             ("DIRECT_FLOWS", 1024),
             ("SOCKET_ORIGINS", CONNECTED_SOCKETS),
@@ -117,7 +124,7 @@ impl Datapath {
             loader.map_max_entries(map, size);
         }
         let mut ebpf = loader
-            .load(OBJECT)
+            .load(object)
             .context("cannot load the BPF object; tests need root and a BPF kernel")?;
         for (name, program) in ebpf.programs_mut() {
             match program {
@@ -132,6 +139,11 @@ impl Datapath {
         let mut datapath = Self { ebpf, services: 0 };
         datapath.set_node()?;
         Ok(datapath)
+    }
+
+    /// Hands what the programs of a development build say to a logger.
+    pub fn logger<T: Log>(&mut self, logger: T) -> Result<EbpfLogger<T>> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, logger).context("the programs say nothing")
     }
 
     /// Names of the loaded programs, sorted.

@@ -15,7 +15,7 @@ pub use datapath::{
     CLIENT_IFINDEX, CONNECTED_SOCKETS, Datapath, HELD, Outcome, ServiceOptions, TUNNEL_IFINDEX, Verdict,
 };
 pub use decode::{Decoded, decode};
-pub use sockets::with_socket_hooks;
+pub use sockets::{with_socket_hooks, with_socket_hooks_of};
 pub use xdp::Action;
 
 /// TCP flags.

@@ -16,9 +16,18 @@ const CGROUP_VARIABLE: &str = "CAUSEWAY_TEST_CGROUP";
 /// Runs `body` with freshly loaded programs attached to the cgroup it runs in. `test` is the test's full name: the test
 /// binary is started again with only that test.
 pub fn with_socket_hooks(test: &str, body: impl FnOnce(&mut Datapath) -> Result<()>) -> Result<()> {
+    with_socket_hooks_of(test, Datapath::load, body)
+}
+
+/// As [`with_socket_hooks`], with the programs that `load` loads in the process of the test's body.
+pub fn with_socket_hooks_of(
+    test: &str,
+    load: impl FnOnce() -> Result<Datapath>,
+    body: impl FnOnce(&mut Datapath) -> Result<()>,
+) -> Result<()> {
     if let Some(cgroup) = env::var_os(CGROUP_VARIABLE) {
         let cgroup = PathBuf::from(cgroup);
-        let mut datapath = Datapath::load()?;
+        let mut datapath = load()?;
         datapath.attach_socket_hooks(&File::open(&cgroup)?)?;
         fs::write(cgroup.join("cgroup.procs"), "0").context("cannot enter the test's cgroup")?;
         return body(&mut datapath);

@@ -1,7 +1,7 @@
 //! The BPF object: every map, and one thin entry point per hook.
 //!
 //! `hooks/` decides, with the pure logic of the library; the modules beside it touch maps and packets. What became of
-//! every packet goes through [`outcome::finish`], and nothing is logged.
+//! every packet goes through [`outcome::finish`]; nothing is logged, but in development builds what the kernel refused.
 //!
 //! The larger steps are functions with C linkage and names of their own. The verifier walks such a global function once, for
 //! any arguments, instead of once for every state a caller can be in; that is what keeps the object loadable. It asks that
@@ -33,6 +33,8 @@ mod fragment;
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod icmp;
+#[cfg(target_arch = "bpf")]
+mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -4,7 +4,12 @@ use core::{hint::black_box, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key,
+        __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX,
+        bpf_func_id::{
+            BPF_FUNC_l3_csum_replace, BPF_FUNC_l4_csum_replace, BPF_FUNC_skb_change_tail, BPF_FUNC_skb_set_tunnel_key,
+            BPF_FUNC_skb_store_bytes,
+        },
+        bpf_tunnel_key,
     },
     helpers::generated::{
         bpf_check_mtu, bpf_clone_redirect, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
@@ -15,6 +20,8 @@ use aya_ebpf::{
 use causeway_abi::route::Route;
 use causeway_ebpf::{hops, packet::Packet};
 use zerocopy::FromBytes;
+
+use crate::log;
 
 /// `PACKET_HOST` of `linux/if_packet.h`: for this machine.
 const PACKET_HOST: u32 = 0;
@@ -80,14 +87,18 @@ impl Skb {
     #[inline(always)]
     pub fn write<const N: usize>(&self, offset: u32, bytes: &[u8; N], flags: u64) -> Result<(), Refused> {
         // SAFETY: `bytes` is readable for `N` bytes.
-        done(unsafe { bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags) })
+        done(BPF_FUNC_skb_store_bytes, unsafe {
+            bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, flags)
+        })
     }
 
     /// Updates the IPv4 header checksum at an offset.
     #[inline(always)]
     pub fn update_l3_checksum(&self, offset: u32, from: u64, to: u64, size: u64) -> Result<(), Refused> {
         // SAFETY: no pointer but the context is passed.
-        done(unsafe { bpf_l3_csum_replace(self.0, offset, from, to, size) })
+        done(BPF_FUNC_l3_csum_replace, unsafe {
+            bpf_l3_csum_replace(self.0, offset, from, to, size)
+        })
     }
 
     /// Updates a transport checksum at an offset, whether the packet holds all of it or only the pseudo header's part
@@ -95,14 +106,18 @@ impl Skb {
     #[inline(always)]
     pub fn update_l4_checksum(&self, offset: u32, from: u64, to: u64, flags: u64) -> Result<(), Refused> {
         // SAFETY: no pointer but the context is passed.
-        done(unsafe { bpf_l4_csum_replace(self.0, offset, from, to, flags) })
+        done(BPF_FUNC_l4_csum_replace, unsafe {
+            bpf_l4_csum_replace(self.0, offset, from, to, flags)
+        })
     }
 
     /// Cuts or lengthens the packet.
     #[inline(always)]
     pub fn set_length(&self, length: u32) -> Result<(), Refused> {
         // SAFETY: no pointer but the context is passed.
-        done(unsafe { bpf_skb_change_tail(self.0, length, 0) })
+        done(BPF_FUNC_skb_change_tail, unsafe {
+            bpf_skb_change_tail(self.0, length, 0)
+        })
     }
 
     /// Gives the frame its MAC addresses and the packet in it one hop less, which its router owes it (RFC 1812, 5.3.1; RFC 8200,
@@ -181,19 +196,19 @@ impl Skb {
         // A checksum of the whole packet that hardware computed (CHECKSUM_COMPLETE) begins behind the Ethernet header.
         // SAFETY: `frame` is readable for `length` bytes.
         unsafe {
-            done(bpf_skb_store_bytes(self.0, 0, frame.as_ptr().cast(), L3, 0))?;
+            done(
+                BPF_FUNC_skb_store_bytes,
+                bpf_skb_store_bytes(self.0, 0, frame.as_ptr().cast(), L3, 0),
+            )?;
             // Verifiers as that of Linux 6.1 do not learn from a comparison about a copy that waits on the stack.
             let Some(packet) = bounded(packet, N as u32 - L3) else {
                 return Err(Refused);
             };
             let from = frame.as_ptr().add(L3 as usize).cast();
-            done(bpf_skb_store_bytes(
-                self.0,
-                L3,
-                from,
-                packet,
-                BPF_F_RECOMPUTE_CSUM.into(),
-            ))
+            done(
+                BPF_FUNC_skb_store_bytes,
+                bpf_skb_store_bytes(self.0, L3, from, packet, BPF_F_RECOMPUTE_CSUM.into()),
+            )
         }
     }
 
@@ -253,7 +268,9 @@ impl Skb {
             BPF_F_TUNINFO_IPV6
         };
         // SAFETY: `key` is valid for the size given.
-        done(unsafe { bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into()) })
+        done(BPF_FUNC_skb_set_tunnel_key, unsafe {
+            bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into())
+        })
     }
 }
 
@@ -305,6 +322,10 @@ fn bounded(length: u32, limit: u32) -> Option<u32> {
 }
 
 #[inline(always)]
-const fn done(result: i64) -> Result<(), Refused> {
-    if result == 0 { Ok(()) } else { Err(Refused) }
+fn done(helper: u32, result: i64) -> Result<(), Refused> {
+    if result == 0 {
+        return Ok(());
+    }
+    log::refused(helper, result);
+    Err(Refused)
 }

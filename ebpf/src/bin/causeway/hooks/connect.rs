@@ -1,13 +1,16 @@
 //! cgroup `connect4` and `connect6`: a connection's backend is chosen once, when it is made.
 
 use aya_ebpf::{
-    bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext,
+    bindings::{BPF_ANY, bpf_func_id::BPF_FUNC_map_update_elem},
+    helpers::generated::bpf_get_prandom_u32,
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
 };
 use causeway_abi::{DropReason, backend::Backend, event::Hook, service::Service};
 use causeway_ebpf::flow::client_hash;
 
 use super::socket::{Family, PROCEED, Socket, refuse, tell};
-use crate::{balance, count, maps::SOCKET_ORIGINS};
+use crate::{balance, count, log, maps::SOCKET_ORIGINS};
 
 /// `connect` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -32,7 +35,8 @@ fn connect(socket: &Socket<'_>) -> i32 {
         return refuse(Hook::Connect, socket, &service, DropReason::NoReadyBackend);
     };
     let origin = socket.origin(&service, chosen.0, chosen.1.generation);
-    if SOCKET_ORIGINS.insert(socket.cookie(), &origin, BPF_ANY.into()).is_err() {
+    if let Err(error) = SOCKET_ORIGINS.insert(socket.cookie(), &origin, BPF_ANY.into()) {
+        log::refused(BPF_FUNC_map_update_elem, error.into());
         return refuse(Hook::Connect, socket, &service, DropReason::SocketsFull);
     }
     if !socket.set(&chosen.1.address, chosen.1.port_be) {
