@@ -87,7 +87,7 @@ fn programs_are_replaced_and_not_added() {
         names
     };
     let before = links(&lab);
-    assert_eq!(before.len(), 8 + 2 + 2 + 2, "{before:?}");
+    assert_eq!(before.len(), 9 + 2 + 2 + 2, "{before:?}");
     for _ in 0..2 {
         lab.nodes[0].close();
         lab.nodes[0].open().expect("the data path over its pins");
