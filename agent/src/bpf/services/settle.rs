@@ -108,7 +108,7 @@ impl ServiceSync {
             && let Some((until, id)) = self.expiring.front().copied()
             && until <= pass.now
         {
-            // With session affinity, slots never decide alone.
+            // With session affinity, slots never decide alone, and no flow needs to be asked for.
             let key = self.groups.get(id).and_then(|group| group.keys.first());
             let entry = key.and_then(|key| self.groups.entry(key));
             let decides = entry.is_some_and(|entry| entry.service.affinity_seconds == 0);
@@ -116,12 +116,14 @@ impl ServiceSync {
                 && let Some(range) = group.range
             {
                 let due = group.holds.take_due(pass.now, budget);
-                let flows = flows.get_or_insert_with(|| pass.writer.direct_flows());
+                let flows = if decides {
+                    flows.get_or_insert_with(|| pass.writer.direct_flows()).as_slice()
+                } else {
+                    &[]
+                };
                 let (needed, over) = tables::needed(range, &group.keys, due, flows, pass.writer);
                 let settled = tables::forget(range, &group.keys, &over, flows, pass.writer);
-                if decides {
-                    pass.writer.forget_flows(&settled);
-                }
+                pass.writer.forget_flows(&settled);
                 if !needed.is_empty() {
                     group.holds.add(pass.now + self.hold, needed);
                     self.expiring.push_back((pass.now + self.hold, id));

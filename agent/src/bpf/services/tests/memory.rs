@@ -147,13 +147,14 @@ fn flows_stay_written_down_where_slots_never_decide_alone() {
         .map(|place| WrittenFlow {
             service: service_key(&vip_id(80), Scope::Cluster),
             hash: place << 23,
-            backend: table(&maps, 80)[place as usize].backend,
+            backend: place % 3,
             key: None,
         })
         .collect();
     maps.direct_flows.clone_from(&flows);
     planner.settle(now + GRACE.hold, &mut maps);
     assert_eq!((remembering(&maps, 80), maps.direct_flows), (0, flows));
+    assert_eq!(planner.next_due(), None);
 }
 
 #[test]
