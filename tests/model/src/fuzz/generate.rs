@@ -9,7 +9,8 @@ use super::case::{
     Action, AnswerSpec, BackendSpec, Carries, Case, ErrorSpec, Oddity, PacketSpec, ServiceSpec, Step, VipSpec,
 };
 use super::places::{
-    AFFINITIES, ANYWHERE, BACKENDS, CLIENT_PORTS, CLUSTER_VIPS, HOOKS, HOSTS, NODE_VIPS, TCP_FLAGS, WAITS,
+    AFFINITIES, ANYWHERE, BACKENDS, CALM_TCP_FLAGS, CLIENT_PORTS, CLUSTER_VIPS, HOOKS, HOSTS, NODE_VIPS,
+    PODS_ELSEWHERE, TCP_FLAGS, WAITS,
 };
 use super::random::Random;
 use super::world::{PODS, ip};
@@ -26,6 +27,8 @@ pub struct Generator {
 struct Draft<'a> {
     /// More of the network's, and tables that keep their size: a smaller one forgets what its places were.
     direct: bool,
+    /// Mostly flows of clients in the network that go on, with nothing odd about their packets: what XDP is for.
+    calm: bool,
     random: &'a mut Random,
     steps: Vec<Step>,
     services: Vec<ServiceSpec>,
@@ -47,10 +50,12 @@ impl Generator {
     pub fn case(&mut self) -> Case {
         let watched = self.random.percent(60);
         let direct = self.random.percent(30);
+        let calm = !watched && self.random.percent(50);
         let mute = self.random.percent(15);
         let length = 10 + self.random.below(50);
         let mut draft = Draft {
             direct,
+            calm,
             random: &mut self.random,
             steps: Vec::with_capacity(length + 16),
             services: Vec::new(),
@@ -84,7 +89,11 @@ impl Draft<'_> {
         let six = self.random.percent(35);
         for index in 0..2 + self.random.below(6) as u32 {
             let address = loop {
-                let address: SocketAddr = socket(self.random.pick(&BACKENDS));
+                let address: SocketAddr = if self.calm && self.random.percent(60) {
+                    socket(self.random.pick(&PODS_ELSEWHERE))
+                } else {
+                    socket(self.random.pick(&BACKENDS))
+                };
                 if address.is_ipv6() == six || self.random.percent(10) {
                     break address;
                 }
@@ -113,7 +122,7 @@ impl Draft<'_> {
     }
 
     fn new_service(&mut self, id: u32) {
-        let (scope, address) = if self.random.percent(if self.direct { 15 } else { 70 }) {
+        let (scope, address) = if self.random.percent(if self.direct || self.calm { 15 } else { 70 }) {
             (Scope::Cluster, self.random.pick(&CLUSTER_VIPS))
         } else {
             (Scope::Node, self.random.pick(&NODE_VIPS))
@@ -144,7 +153,7 @@ impl Draft<'_> {
         if self.random.percent(5) {
             backends.clear();
         }
-        // An address keeps it, whatever service has the address: nothing is written down of direct flows from before.
+        // An address never gets it again, whatever service has the address: nothing is written down of direct flows from before.
         let affinity = self.random.pick(&AFFINITIES);
         let affinity = *self.affinities.entry(vip).or_insert(affinity);
         let sources = (scope == Scope::Node && self.random.percent(25)).then(|| {
@@ -170,7 +179,12 @@ impl Draft<'_> {
     }
 
     fn happen(&mut self) {
-        match self.random.below(100) {
+        let what = if self.calm && self.random.percent(70) {
+            self.random.below(60)
+        } else {
+            self.random.below(100)
+        };
+        match what {
             0..30 => self.ask(),
             30..52 => self.answer(),
             52..60 => self.again(),
@@ -214,7 +228,7 @@ impl Draft<'_> {
         };
         let client = self.one_of(clients, vip.address.is_ipv6());
         let carries = if vip.protocol == protocol::TCP {
-            Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned())
+            Carries::Tcp(self.tcp_flags())
         } else {
             Carries::Udp
         };
@@ -237,6 +251,7 @@ impl Draft<'_> {
             return self.ask();
         };
         let flags = match packet.carries {
+            Carries::Tcp(_) if self.calm => self.random.pick(&["SA", "SA", "A", "A", "A", "PA", "PA", "FA"]),
             Carries::Tcp(_) => self.random.pick(&["SA", "A", "PA", "FA", "R", "RA"]),
             _ => "",
         };
@@ -256,7 +271,7 @@ impl Draft<'_> {
             return self.ask();
         };
         if matches!(packet.carries, Carries::Tcp(_)) {
-            packet.carries = Carries::Tcp(self.random.pick(&TCP_FLAGS).to_owned());
+            packet.carries = Carries::Tcp(self.tcp_flags());
         }
         packet.mark = 0;
         packet.payload = self.payload();
@@ -386,6 +401,10 @@ impl Draft<'_> {
             return;
         }
         let mut service = self.services[at].clone();
+        if self.random.percent(25) {
+            service.affinity = 0;
+            self.affinities.insert(service.vip, 0);
+        }
         if !service.backends.is_empty() && self.random.percent(50) {
             let gone = self.random.below(service.backends.len());
             service.backends.remove(gone);
@@ -421,6 +440,11 @@ impl Draft<'_> {
         }
     }
 
+    fn tcp_flags(&mut self) -> String {
+        let flags = if self.calm { CALM_TCP_FLAGS } else { TCP_FLAGS };
+        self.random.pick(&flags).to_owned()
+    }
+
     fn payload(&mut self) -> u16 {
         match self.random.below(10) {
             0..4 => 0,
@@ -432,6 +456,9 @@ impl Draft<'_> {
 
     fn oddities(&mut self, six: bool) -> Vec<Oddity> {
         let mut odd = Vec::new();
+        if self.calm && self.random.percent(90) {
+            return odd;
+        }
         while self.random.percent(if odd.is_empty() { 18 } else { 25 }) {
             let next = match self.random.below(14) {
                 0 if six => Oddity::Extension(self.random.pick(&[0, 43, 60, 51, 60]), self.random.below(3) as u8),

@@ -25,6 +25,14 @@ pub const BACKENDS: [&str; 18] = [
     "[2001:db8:1::7]:8080",
     "[2001:db8:30::11]:8080",
 ];
+/// Those of them that are pods of other nodes.
+pub const PODS_ELSEWHERE: [&str; 5] = [
+    "10.244.2.9:8080",
+    "10.244.2.10:8080",
+    "10.244.3.4:9090",
+    "[fd00:2::9]:8080",
+    "[fd00:2::10]:8080",
+];
 /// Where pods ask for services.
 pub const CLUSTER_VIPS: [&str; 6] = [
     "10.96.0.10:80",
@@ -74,6 +82,8 @@ pub const HOOKS: [Hook; 5] = [
     Hook::ToUplink,
 ];
 pub const TCP_FLAGS: [&str; 10] = ["S", "S", "S", "A", "PA", "SA", "FA", "R", "RA", "F"];
+/// Of connections that mostly go on.
+pub const CALM_TCP_FLAGS: [&str; 10] = ["S", "S", "A", "A", "A", "PA", "PA", "PA", "FA", "R"];
 /// Multiples of seven, so that no sum of them comes within a second of a time-out: the clock also goes on by itself.
 pub const WAITS: [u64; 8] = [7, 28, 35, 63, 70, 301, 7_931, 8_001];
 pub const AFFINITIES: [u32; 6] = [0, 0, 0, 0, 10, 3_600];
