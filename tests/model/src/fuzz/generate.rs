@@ -5,12 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use causeway_abi::event::MARK_DRY_RUN;
 
-use super::case::{
-    Action, AnswerSpec, BackendSpec, Carries, Case, ErrorSpec, Oddity, PacketSpec, ServiceSpec, Step, VipSpec,
-};
+use super::case::{Action, AnswerSpec, BackendSpec, Carries, Case, ErrorSpec, PacketSpec, ServiceSpec, Step, VipSpec};
 use super::places::{
-    AFFINITIES, ANYWHERE, BACKENDS, CALM_TCP_FLAGS, CLIENT_PORTS, CLUSTER_VIPS, HOOKS, HOSTS, NODE_VIPS,
-    PODS_ELSEWHERE, TCP_FLAGS, WAITS,
+    AFFINITIES, ANYWHERE, BACKENDS, CLIENT_PORTS, CLUSTER_VIPS, HOOKS, HOSTS, NODE_VIPS, PODS_ELSEWHERE, TCP_FLAGS,
+    WAITS,
 };
 use super::random::Random;
 use super::world::{PODS, ip};
@@ -24,12 +22,12 @@ pub struct Generator {
 }
 
 /// A sequence in the making.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     /// More of the network's, and tables that keep their size: a smaller one forgets what its places were.
     direct: bool,
     /// Mostly flows of clients in the network that go on, with nothing odd about their packets: what XDP is for.
-    calm: bool,
-    random: &'a mut Random,
+    pub(super) calm: bool,
+    pub(super) random: &'a mut Random,
     steps: Vec<Step>,
     services: Vec<ServiceSpec>,
     affinities: BTreeMap<VipSpec, u32>,
@@ -425,63 +423,6 @@ impl Draft<'_> {
         let count = self.sent.len();
         let back = if self.random.percent(70) { count.min(4) } else { count };
         (count > 0).then(|| self.sent[count - 1 - self.random.below(back)].clone())
-    }
-
-    fn packet(&mut self, at: Hook, from: SocketAddr, to: SocketAddr, carries: Carries) -> PacketSpec {
-        PacketSpec {
-            at,
-            from,
-            to,
-            carries,
-            payload: self.payload(),
-            odd: self.oddities(from.is_ipv6()),
-            chosen: None,
-            mark: 0,
-        }
-    }
-
-    fn tcp_flags(&mut self) -> String {
-        let flags = if self.calm { CALM_TCP_FLAGS } else { TCP_FLAGS };
-        self.random.pick(&flags).to_owned()
-    }
-
-    fn payload(&mut self) -> u16 {
-        match self.random.below(10) {
-            0..4 => 0,
-            4..8 => self.random.below(40) as u16,
-            8 => 512,
-            _ => self.random.below(1_300) as u16,
-        }
-    }
-
-    fn oddities(&mut self, six: bool) -> Vec<Oddity> {
-        let mut odd = Vec::new();
-        if self.calm && self.random.percent(90) {
-            return odd;
-        }
-        while self.random.percent(if odd.is_empty() { 18 } else { 25 }) {
-            let next = match self.random.below(14) {
-                0 if six => Oddity::Extension(self.random.pick(&[0, 43, 60, 51, 60]), self.random.below(3) as u8),
-                0 => Oddity::Options(1 + self.random.below(10) as u8),
-                1 => Oddity::TcpOptions(1 + self.random.below(10) as u8),
-                2 => Oddity::NoChecksum,
-                3 => Oddity::WrongChecksum,
-                4 if !six => Oddity::WrongHeaderChecksum,
-                5 => Oddity::Padding(1 + self.random.below(40) as u8),
-                6 => Oddity::Cut(1 + self.random.below(60) as u16),
-                7 => Oddity::Byte(12 + self.random.below(50) as u16, self.random.number() as u8),
-                8 => Oddity::Vlan(self.random.below(4_096) as u16),
-                9 => Oddity::Hops(self.random.pick(&[0, 1, 2, 255])),
-                10..13 if !odd.iter().any(|other| matches!(other, Oddity::Fragment(..))) => {
-                    let offset = self.random.pick(&[0, 0, 1, 64, 185]);
-                    Oddity::Fragment(offset, self.random.percent(70), self.random.pick(&[7, 8, 9]))
-                }
-                _ if six => Oddity::Extension(self.random.pick(&[0, 43, 60, 51]), 0),
-                _ => continue,
-            };
-            odd.push(next);
-        }
-        odd
     }
 
     fn one_of(&mut self, from: &[&str], six: bool) -> IpAddr {

@@ -2,7 +2,7 @@
 //!
 //! | file | does |
 //! |---|---|
-//! | `random`, `places`, `generate` | make sequences up |
+//! | `random`, `places`, `generate`, `dress` | make sequences up |
 //! | `case`, `craft` | sequences as text; packets as bytes |
 //! | `world` | the node they happen on |
 //! | `kernel`, `table` | the programs and their maps |
@@ -17,6 +17,7 @@ pub mod case;
 mod change;
 mod compare;
 pub mod craft;
+mod dress;
 pub mod generate;
 pub mod kernel;
 mod places;
