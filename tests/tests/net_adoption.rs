@@ -129,13 +129,13 @@ fn maps_of_another_size_are_refused_by_name_with_both_sizes() {
     let mut lab = Lab::single();
     let size = lab.nodes[0].config().sizes.slots;
     let error = reopen(&mut lab, |config| config.sizes.slots *= 2);
-    let DatapathError::Maps(source) = &error else {
-        panic!("{error:?}")
-    };
-    assert_eq!(
-        source.to_string(),
-        format!("pinned map SLOTS has max_entries {size}, but {} is needed", 2 * size)
+    let told = format!(
+        "the pinned map SLOTS has {size} elements, {} are configured (--map-...): configure {size} again, or remove the pins in {} \
+         (this ends the connections of this node)",
+        2 * size,
+        lab.nodes[0].pin_dir.display()
     );
+    assert_eq!(error.to_string(), told);
 }
 
 #[test]

@@ -43,6 +43,21 @@ pub enum DatapathError {
     /// Pinned maps do not fit, or cannot be reached.
     #[error("the pinned maps cannot be used")]
     Maps(#[from] MapsError),
+    /// A pinned map has another size than is configured. What is in it cannot move to another map under traffic.
+    #[error(
+        "the pinned map {map} has {found} elements, {wanted} are configured (--map-...): configure {found} again, or \
+         remove the pins in {dir} (this ends the connections of this node)"
+    )]
+    MapSize {
+        /// Its name.
+        map: &'static str,
+        /// Its size.
+        found: u32,
+        /// The size in the configuration.
+        wanted: u32,
+        /// Directory of the pins.
+        dir: PathBuf,
+    },
     /// The pinned maps belong to another version of the agent.
     #[error(
         "the pinned maps in {dir} have ABI version {found}, this agent speaks version {expected}: \

@@ -31,7 +31,15 @@ pub(super) fn check(pin_dir: &Path, sizes: &MapSizes) -> Result<(), DatapathErro
                 map: shape.name,
                 source,
             })?;
-            shape.require("max_entries", info.max_entries(), wanted)?;
+            let found = info.max_entries();
+            if found != wanted {
+                return Err(DatapathError::MapSize {
+                    map: shape.name,
+                    found,
+                    wanted,
+                    dir: pin_dir.to_owned(),
+                });
+            }
         }
     }
     Ok(())

@@ -180,7 +180,7 @@ pub struct Restart {
 /// Sizes of the BPF maps, fixed when they are first made.
 #[derive(Debug, Args)]
 pub struct Maps {
-    /// Service ports.
+    /// Service ports, once for each address, and for each side (pods, the network), that they are reached at.
     #[arg(long, env = "CAUSEWAY_AGENT_MAP_SERVICES", default_value_t = MapSizes::default().services)]
     pub map_services: u32,
     /// Slots of all services' Maglev tables.

@@ -3,6 +3,7 @@
 //! Traffic and several nodes are the cluster suites' business; this is about one agent: what it makes, what it keeps over its
 //! own death and the control plane's, and what it leaves behind.
 
+mod capacity;
 mod errors;
 mod inspection;
 mod outages;

@@ -91,6 +91,18 @@ impl Netns {
         });
     }
 
+    /// What the agent's metrics endpoint in here says.
+    pub fn metrics(&self) -> Option<String> {
+        let mut command = Command::new("busybox");
+        command.args(["wget", "-q", "-O", "-", "http://127.0.0.1:6561/metrics"]);
+        self.enter(&mut command);
+        let output = command.output().expect("busybox");
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Names of the interfaces in here.
     pub fn links(&self) -> Vec<String> {
         let mut command = Command::new("ip");
@@ -175,35 +187,36 @@ impl Node {
             ("--heartbeat-interval", "1s"),
             ("--restart-backoff-base", "200ms"),
             ("--log", "info,causeway_agent=debug"),
+            // Small maps: many of these nodes run at a time.
+            ("--map-slots", "65536"),
+            ("--map-services", "1024"),
+            ("--map-backends", "1024"),
+            ("--map-conntrack", "1024"),
+            ("--map-conntrack-new", "1024"),
         ]);
         options.extend(option.map(|[name, value]| (name, value)));
         let mut command = Command::new(env!("CARGO_BIN_EXE_causeway-agent"));
         command
             .arg("run")
             .args(options.into_iter().flat_map(|(name, value)| [name, value]));
-        // Small maps: many of these nodes run at a time.
-        command.args([
-            "--map-slots",
-            "65536",
-            "--map-services",
-            "1024",
-            "--map-backends",
-            "1024",
-        ]);
-        command.args(["--map-conntrack", "1024", "--map-conntrack-new", "1024"]);
         command.stdin(Stdio::null());
         self.netns.enter(&mut command);
         command
     }
 
     pub fn start_agent(&mut self) {
+        self.start_agent_with(None);
+    }
+
+    /// Starts the agent with another value of an option.
+    pub fn start_agent_with(&mut self, option: Option<[&str; 2]>) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_path())
             .expect("a log");
         let child = self
-            .command()
+            .command_with(option)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -59,7 +59,7 @@ impl ServiceSync {
             };
             if let Err(error) = described {
                 pass.writer.remove_name(id);
-                self.ids.release(id, pass.now);
+                self.ids.release_unused(id);
                 self.let_go(newcomer.table.range, &wanted.members, pass.now);
                 pass.refuse(wanted, wanted.vip(), error.into());
             } else {
@@ -191,7 +191,10 @@ impl ServiceSync {
         }
         self.let_go(ready.old.range.filter(|_| !strays), &ready.old.members, pass.now);
         if self.groups.get(ready.group).is_some_and(|group| group.keys.is_empty()) {
-            self.drop_group(ready.group, pass);
+            // It never had an entry, so no program knows its number.
+            if let Some(id) = self.forget_group(ready.group, pass) {
+                self.ids.release_unused(id);
+            }
         }
     }
 

@@ -14,6 +14,8 @@ pub struct ServiceIds {
     max: u32,
     /// Released ids, oldest first; they rest so that a program still counting for the old service is done.
     resting: VecDeque<(Instant, u32)>,
+    /// Ids that were given back unused.
+    unused: Vec<u32>,
     grace: Duration,
 }
 
@@ -25,6 +27,7 @@ impl ServiceIds {
             next: 1,
             max,
             resting: VecDeque::new(),
+            unused: Vec::new(),
             grace,
         }
     }
@@ -36,6 +39,11 @@ impl ServiceIds {
 
     /// Takes an id: a new one while there are any, else the one that has rested longest.
     pub fn allocate(&mut self, now: Instant) -> Option<u32> {
+        while let Some(id) = self.unused.pop() {
+            if self.claim(id) {
+                return Some(id);
+            }
+        }
         while self.next <= self.max {
             let id = self.next;
             self.next += 1;
@@ -50,6 +58,12 @@ impl ServiceIds {
         self.resting.pop_front();
         self.used[id as usize] = true;
         Some(id)
+    }
+
+    /// Gives back an id that no program has seen.
+    pub fn release_unused(&mut self, id: u32) {
+        self.used[id as usize] = false;
+        self.unused.push(id);
     }
 
     /// Gives an id back.
@@ -79,6 +93,16 @@ mod tests {
         ids.release(2, now);
         assert_eq!(ids.allocate(now), None);
         assert_eq!(ids.allocate(now + grace), Some(2));
+    }
+
+    #[test]
+    fn an_id_that_was_not_used_needs_no_rest() {
+        let now = Instant::now();
+        let mut ids = ServiceIds::new(1, Duration::from_secs(5));
+        for _ in 0..3 {
+            assert_eq!((ids.allocate(now), ids.allocate(now)), (Some(1), None));
+            ids.release_unused(1);
+        }
     }
 
     #[test]

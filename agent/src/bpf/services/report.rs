@@ -65,7 +65,7 @@ impl fmt::Display for NotApplied {
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// `SLOTS` has no free range, not even for the coarsest table.
-    #[error("map SLOTS has no free range for {backends} backends ({free} slots free)")]
+    #[error("map SLOTS has no free range for {backends} backends ({free} slots free; --map-slots makes it larger)")]
     SlotsFull {
         /// Backends of the service.
         backends: usize,
@@ -79,12 +79,23 @@ pub enum Reason {
         backends: usize,
     },
     /// `BACKENDS` has no free element.
-    #[error("map BACKENDS is full")]
+    #[error("map BACKENDS is full (--map-backends makes it larger)")]
     BackendsFull,
     /// There is no free service id.
-    #[error("map SERVICE_COUNTERS has no free element")]
+    #[error("map SERVICE_COUNTERS has no free element (--map-services makes it larger)")]
     IdsFull,
     /// A map refused the write; `SERVICES` or `SERVICE_NAMES` full among them.
-    #[error(transparent)]
+    #[error("{0}{remedy}", remedy = remedy(.0))]
     Map(#[from] MapsError),
+}
+
+/// The option that makes a full map larger.
+fn remedy(error: &MapsError) -> &'static str {
+    match error {
+        MapsError::Full {
+            map: "SOURCE_RANGES", ..
+        } => "; --map-source-ranges makes it larger",
+        MapsError::Full { .. } => "; --map-services makes it larger",
+        _ => "",
+    }
 }

@@ -378,17 +378,22 @@ impl ServiceSync {
 
     /// Drops a group of which no frontend is left.
     pub(super) fn drop_group(&mut self, group: GroupId, pass: &mut Pass<'_, impl MapWriter>) {
-        let Some(group) = self.groups.remove(group) else {
-            return;
-        };
+        if let Some(id) = self.forget_group(group, pass) {
+            self.ids.release(id, pass.now);
+        }
+    }
+
+    /// The same, but for its id, which is answered if it had its own.
+    pub(super) fn forget_group(&mut self, group: GroupId, pass: &mut Pass<'_, impl MapWriter>) -> Option<u32> {
+        let group = self.groups.remove(group)?;
         if group.owns_id {
             pass.writer.remove_name(group.service_id);
             if let Err(error) = pass.writer.set_source_ranges(group.service_id, &[]) {
                 tracing::warn!(group.name, %error, "source ranges stay behind");
             }
-            self.ids.release(group.service_id, pass.now);
         }
         self.let_go(group.range, &group.members, pass.now);
+        group.owns_id.then_some(group.service_id)
     }
 }
 
