@@ -9,8 +9,8 @@ use std::{
 
 use causeway_agent::bpf::{DesiredService, Scope};
 use causeway_tests::netns::{
-    Lab, Netns, Outsider, Pod, Settings, TcpServer, UdpServer, ask, exchange, leave_no_checksums, noise, tcp_service,
-    udp_service,
+    Lab, Netns, Outsider, Pod, Servers, Settings, TcpServer, UdpServer, also_at, ask, exchange, leave_no_checksums,
+    noise, tcp_service, udp_service,
 };
 
 const PORT: u16 = 8080;
@@ -25,7 +25,7 @@ struct World {
     client: Pod,
     servers: Vec<Pod>,
     #[expect(dead_code, reason = "listen until they are dropped")]
-    listening: (Vec<TcpServer>, Vec<UdpServer>),
+    listening: Vec<Servers>,
 }
 
 fn world() -> World {
@@ -38,9 +38,7 @@ fn world() -> World {
     let client = lab.nodes[0].add_pod(2);
     let servers: Vec<Pod> = lab.nodes.iter_mut().map(|node| node.add_pod(3)).collect();
     let both = || servers.iter().zip(["near", "far"]);
-    let tcp = both().flat_map(|(pod, name)| [pod.serve_tcp(PORT, name), pod.serve_tcp6(PORT, name)]);
-    let udp = both().flat_map(|(pod, name)| [pod.serve_udp(PORT, name), pod.serve_udp6(PORT, name)]);
-    let listening = (tcp.collect(), udp.collect());
+    let listening = both().map(|(pod, name)| pod.serve(PORT, name)).collect();
     let services = both().enumerate().flat_map(|(number, (pod, _))| {
         [vip(number), vip6(number)]
             .into_iter()
@@ -66,18 +64,15 @@ fn vip6(server: usize) -> SocketAddr {
 }
 
 /// A port of the first node for each service, by the last number of its virtual address.
-fn with_node_port(mut service: DesiredService, lab: &Lab) -> DesiredService {
-    let mut frontend = service.frontends[0].clone();
-    let address = frontend.vip.address;
+fn with_node_port(service: DesiredService, lab: &Lab) -> DesiredService {
+    let address = service.frontends[0].vip.address;
     let mut own = lab.nodes[0].underlay_addresses().into_iter();
-    frontend.vip.address = own
+    let own = own
         .find(|own| own.is_ipv4() == address.is_ipv4())
         .expect("one of each family");
     let far = [vip(1), vip6(1)].iter().any(|far| far.ip() == address);
-    frontend.vip.port = NODE_PORT + u16::from(far);
-    frontend.scope = Scope::External;
-    service.frontends.push(frontend);
-    service
+    let at = SocketAddr::new(own, NODE_PORT + u16::from(far));
+    also_at(service, at, &[Scope::External])
 }
 
 fn datagram(socket: OwnedFd, to: SocketAddr, name: &str, how: &str) {

@@ -7,7 +7,7 @@ use causeway_agent::{
     net::Routing,
 };
 use causeway_maps::Protocol;
-use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, UdpServer, answer, bulk, socket_in};
+use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, UdpServer, also_at, answer, bulk, domain, socket_in};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
@@ -70,14 +70,6 @@ fn world(routing: Routing) -> World {
         lab,
         client,
         listening: (tcp, udp),
-    }
-}
-
-fn domain(address: IpAddr) -> i32 {
-    if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
     }
 }
 
@@ -176,14 +168,6 @@ fn a_backend_on_this_node_sees_who_asks() {
     }
 }
 
-/// Lets the network use a service by a port of the node, too.
-fn with_node_port(mut service: DesiredService, at: SocketAddr) -> DesiredService {
-    let mut external = service.frontends[0].clone();
-    (external.vip.address, external.vip.port, external.scope) = (at.ip(), at.port(), Scope::External);
-    service.frontends.push(external);
-    service
-}
-
 #[test]
 fn answers_in_pieces_and_errors_of_the_nodes_own_stack_reach_who_asked() {
     const LARGE: usize = 4_000;
@@ -203,7 +187,7 @@ fn answers_in_pieces_and_errors_of_the_nodes_own_stack_reach_who_asked() {
         for (port, vip_port, at) in [(PORT + 2, 80, open), (CLOSED, 81, closed)] {
             let mut desired = service(SocketAddr::new(vip.ip(), vip_port), Protocol::UDP, backend, true);
             desired.backends[0].id.port = port;
-            services.push(with_node_port(desired, at));
+            services.push(also_at(desired, at, &[Scope::External]));
         }
         node.serve(&services);
         let outside = || UdpSocket::from(socket_in(&outsider.netns, None, domain, libc::SOCK_DGRAM));

@@ -7,12 +7,10 @@ use std::{
 };
 
 use causeway_abi::DropReason;
-use causeway_agent::{
-    bpf::{DesiredService, Scope},
-    net::Network,
-};
+use causeway_agent::{bpf::Scope, net::Network};
 use causeway_tests::netns::{
-    Lab, Node, Pod, Settings, TcpServer, UdpServer, answer, ask, bulk, connect, socket_in, tcp_service, udp_service,
+    Lab, Node, Pod, Servers, Settings, TcpServer, also_at, answer, ask, bulk, connect, socket_in, tcp_service,
+    udp_service,
 };
 use nix::sys::socket::{SockaddrStorage, bind};
 
@@ -38,7 +36,7 @@ struct World {
     near: Pod,
     far: Pod,
     #[expect(dead_code, reason = "listen until they are dropped")]
-    listening: (Vec<TcpServer>, Vec<UdpServer>),
+    listening: [Servers; 2],
 }
 
 fn world() -> World {
@@ -48,14 +46,13 @@ fn world() -> World {
         lab.nodes[0].add_pod(3),
         lab.nodes[1].add_pod(2),
     );
-    let tcp = vec![near.serve_tcp6(PORT, "near"), far.serve_tcp6(PORT, "far")];
-    let udp = vec![near.serve_udp6(PORT, "near"), far.serve_udp6(PORT, "far")];
+    let listening = [near.serve(PORT, "near"), far.serve(PORT, "far")];
     World {
         lab,
         client,
         near,
         far,
-        listening: (tcp, udp),
+        listening,
     }
 }
 
@@ -262,9 +259,11 @@ fn the_network_reaches_services_at_a_node_and_pods_reach_the_network() {
     for (server, name) in [(&world.near, "near"), (&world.far, "far")] {
         let node = &world.lab.nodes[0];
         let at = SocketAddr::new(node.underlay_addresses()[1], NODE_PORT);
-        world
-            .lab
-            .serve(&[with_node_port(tcp_service(vip(), PORT, &[server]), at)]);
+        world.lab.serve(&[also_at(
+            tcp_service(vip(), PORT, &[server]),
+            at,
+            &[Scope::External, Scope::Cluster],
+        )]);
         assert_eq!(answer(outsider.connect(at)), name);
         bulk(outsider.connect(at).expect("a connection"));
         assert_eq!(answer(world.client.connect(at)), name);
@@ -283,15 +282,6 @@ fn listening(socket: OwnedFd, at: SocketAddr) -> std::net::TcpListener {
     bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).expect("an address");
     nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::MAXCONN).expect("a listening socket");
     socket.into()
-}
-
-fn with_node_port(mut service: DesiredService, at: SocketAddr) -> DesiredService {
-    for scope in [Scope::External, Scope::Cluster] {
-        let mut frontend = service.frontends[0].clone();
-        (frontend.vip.address, frontend.vip.port, frontend.scope) = (at.ip(), at.port(), scope);
-        service.frontends.push(frontend);
-    }
-    service
 }
 
 #[test]

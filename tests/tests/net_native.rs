@@ -6,7 +6,9 @@ use std::{
 };
 
 use causeway_agent::net::{DirectReport, DirectRoute, Network, Routing};
-use causeway_tests::netns::{Lab, Node, Pod, Settings, TcpServer, answer, ask, bulk, connect, socket_in, tcp_service};
+use causeway_tests::netns::{
+    Lab, Node, Pod, Servers, Settings, TcpServer, answer, ask, bulk, connect, socket_in, tcp_service,
+};
 
 const PORT: u16 = 8080;
 
@@ -26,7 +28,7 @@ struct World {
     near: Pod,
     far: Pod,
     #[expect(dead_code, reason = "listen until they are dropped")]
-    listening: Vec<TcpServer>,
+    listening: [Servers; 2],
 }
 
 fn world(routing: Routing) -> World {
@@ -36,12 +38,7 @@ fn world(routing: Routing) -> World {
         lab.nodes[0].add_pod(3),
         lab.nodes[1].add_pod(2),
     );
-    let listening = vec![
-        near.serve_tcp(PORT, "near"),
-        near.serve_tcp6(PORT, "near"),
-        far.serve_tcp(PORT, "far"),
-        far.serve_tcp6(PORT, "far"),
-    ];
+    let listening = [near.serve(PORT, "near"), far.serve(PORT, "far")];
     World {
         lab,
         client,
@@ -86,7 +83,6 @@ fn pods_reach_each_other_without_a_tunnel_in_full_frames() {
     }
     assert_eq!(sent_by(node, "cw-vxlan0"), before, "nothing went through the tunnel");
     assert!(mtu(&world.client).contains("mtu 1500 "), "{}", mtu(&world.client));
-    let _echo = world.far.serve_udp(PORT, "far");
     let socket = UdpSocket::from(world.client.socket(libc::AF_INET, libc::SOCK_DGRAM));
     never_fragment(&socket);
     // With 8 bytes of UDP and 20 of IPv4 these are 1500.

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use causeway_agent::bpf::{DesiredService, Scope};
+use causeway_agent::bpf::Scope;
 use causeway_tests::{
-    netns::{Lab, Node, Pod, udp_service},
+    netns::{Lab, Pod, also_at, udp_service},
     packet::Frame,
     wait::for_true,
 };
@@ -109,16 +109,6 @@ fn a_divided_datagram_is_answered_in_whatever_order_it_comes() {
     }
 }
 
-/// Lets the network use a service by a port of a node.
-fn with_node_port(mut service: DesiredService, node: &Node) -> DesiredService {
-    let mut frontend = service.frontends[0].clone();
-    frontend.vip.address = node.underlay_address();
-    frontend.vip.port = NODE_PORT;
-    frontend.scope = Scope::External;
-    service.frontends.push(frontend);
-    service
-}
-
 fn set_option(socket: &UdpSocket, option: i32, value: i32) {
     // SAFETY: the value is valid for its size.
     let result = unsafe {
@@ -158,8 +148,12 @@ fn who_may_not_divide_a_datagram_learns_what_the_tunnel_takes() {
     let server = lab.nodes[1].add_pod(3);
     let _listening = server.serve_udp(PORT, "far");
     let entry = &lab.nodes[0];
-    lab.serve(&[with_node_port(udp_service(vip(10), PORT, &[&server]), entry)]);
-    let to = SocketAddr::new(entry.underlay_address(), NODE_PORT);
+    lab.serve(&[also_at(
+        udp_service(vip(10), PORT, &[&server]),
+        entry.at(NODE_PORT),
+        &[Scope::External],
+    )]);
+    let to = entry.at(NODE_PORT);
     let connected = |discovery: i32| {
         let socket = UdpSocket::from(outsider.socket(libc::SOCK_DGRAM));
         nix::sys::socket::connect(socket.as_raw_fd(), &nix::sys::socket::SockaddrStorage::from(to)).expect("a peer");

@@ -10,7 +10,7 @@ use std::{
 
 use causeway_abi::DropReason;
 use causeway_agent::bpf::{DesiredService, Scope, SourceRange};
-use causeway_tests::netns::{Lab, Node, Outsider, Pod, TcpServer, UdpServer, ask, tcp_service, udp_service};
+use causeway_tests::netns::{Lab, Outsider, Pod, Servers, TcpServer, also_at, ask, tcp_service, udp_service};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
@@ -19,21 +19,13 @@ fn vip() -> SocketAddr {
     SocketAddr::from(([10, 96, 0, 10], 80))
 }
 
-fn node_port(node: &Node) -> SocketAddr {
-    SocketAddr::new(node.underlay_address(), NODE_PORT)
-}
-
 /// Lets the network use a service by a port of each node.
 fn with_node_port(mut service: DesiredService, lab: &Lab, local_only: bool) -> DesiredService {
     for node in &lab.nodes {
-        for scope in [Scope::External, Scope::Cluster] {
-            let mut frontend = service.frontends[0].clone();
-            frontend.vip.address = node.underlay_address();
-            frontend.vip.port = NODE_PORT;
-            frontend.scope = scope;
-            frontend.local_only = local_only && scope == Scope::External;
-            service.frontends.push(frontend);
-        }
+        service = also_at(service, node.at(NODE_PORT), &[Scope::External, Scope::Cluster]);
+    }
+    for frontend in &mut service.frontends {
+        frontend.local_only = local_only && frontend.scope == Scope::External;
     }
     service
 }
@@ -44,28 +36,20 @@ struct World {
     outsider: Outsider,
     servers: Vec<Pod>,
     #[expect(dead_code, reason = "listen until they are dropped")]
-    listening: (Vec<TcpServer>, Vec<UdpServer>),
+    listening: Vec<Servers>,
 }
 
 fn world() -> World {
     let mut lab = Lab::pair();
     let outsider = lab.outsider(200);
     let servers: Vec<Pod> = lab.nodes.iter_mut().map(|node| node.add_pod(3)).collect();
-    let tcp = servers
-        .iter()
-        .zip(["one", "two"])
-        .map(|(pod, name)| pod.serve_tcp(PORT, name))
-        .collect();
-    let udp = servers
-        .iter()
-        .zip(["one", "two"])
-        .map(|(pod, name)| pod.serve_udp(PORT, name))
-        .collect();
+    let names = servers.iter().zip(["one", "two"]);
+    let listening = names.map(|(pod, name)| pod.serve(PORT, name)).collect();
     World {
         lab,
         outsider,
         servers,
-        listening: (tcp, udp),
+        listening,
     }
 }
 
@@ -80,7 +64,7 @@ fn a_node_port_reaches_pods_of_every_node() {
     let world = world();
     world.lab.serve(&[with_node_port(world.service(), &world.lab, false)]);
     for node in &world.lab.nodes {
-        let tally = world.outsider.tally(40, node_port(node));
+        let tally = world.outsider.tally(40, node.at(NODE_PORT));
         assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{tally:?}");
     }
 }
@@ -90,7 +74,7 @@ fn a_local_policy_keeps_to_the_nodes_own_pods() {
     let world = world();
     world.lab.serve(&[with_node_port(world.service(), &world.lab, true)]);
     for (node, name) in world.lab.nodes.iter().zip(["one", "two"]) {
-        let tally = world.outsider.tally(20, node_port(node));
+        let tally = world.outsider.tally(20, node.at(NODE_PORT));
         assert_eq!(tally.keys().collect::<Vec<_>>(), [name], "{tally:?}");
     }
 }
@@ -104,10 +88,10 @@ fn udp_is_answered_by_the_address_that_was_asked() {
         let mut names = BTreeMap::<String, usize>::new();
         for _ in 0..30 {
             let socket = UdpSocket::from(world.outsider.socket(libc::SOCK_DGRAM));
-            socket.send_to(b"who?", node_port(node)).expect("a question");
+            socket.send_to(b"who?", node.at(NODE_PORT)).expect("a question");
             let mut buffer = [0; 64];
             let (length, from) = socket.recv_from(&mut buffer).expect("an answer");
-            assert_eq!(from, node_port(node));
+            assert_eq!(from, node.at(NODE_PORT));
             *names
                 .entry(String::from_utf8_lossy(&buffer[..length]).into_owned())
                 .or_default() += 1;
@@ -131,7 +115,7 @@ fn clients_that_no_source_range_holds_are_kept_out() {
     }
     world.lab.serve(&[service.clone()]);
     let node = &world.lab.nodes[0];
-    assert!(world.outsider.connect(node_port(node)).is_err());
+    assert!(world.outsider.connect(node.at(NODE_PORT)).is_err());
     let drops = node.datapath().drops().expect("the counters");
     assert!(
         drops
@@ -145,7 +129,7 @@ fn clients_that_no_source_range_holds_are_kept_out() {
         }
     }
     world.lab.serve(&[service]);
-    assert_eq!(world.outsider.tally(10, node_port(node)).values().sum::<usize>(), 10);
+    assert_eq!(world.outsider.tally(10, node.at(NODE_PORT)).values().sum::<usize>(), 10);
 }
 
 #[test]
@@ -156,7 +140,7 @@ fn without_a_ready_backend_the_network_is_refused_at_once() {
         .serve(&[with_node_port(tcp_service(vip(), PORT, &[]), &world.lab, false)]);
     let error = world
         .outsider
-        .connect(node_port(&world.lab.nodes[0]))
+        .connect(world.lab.nodes[0].at(NODE_PORT))
         .expect_err("nobody is there");
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
 }
@@ -168,11 +152,11 @@ fn pods_and_nodes_use_node_ports_too() {
     world.lab.serve(&[with_node_port(world.service(), &world.lab, false)]);
     for node in &world.lab.nodes {
         for connect in [Pod::connect, Pod::connect_unhooked] {
-            let stream = connect(&client, node_port(node)).expect("a connection");
-            assert_eq!(stream.peer_addr().expect("its peer"), node_port(node));
+            let stream = connect(&client, node.at(NODE_PORT)).expect("a connection");
+            assert_eq!(stream.peer_addr().expect("its peer"), node.at(NODE_PORT));
             ask(&stream).expect("an answer");
         }
-        ask(&world.lab.nodes[0].connect(node_port(node)).expect("a connection")).expect("an answer");
+        ask(&world.lab.nodes[0].connect(node.at(NODE_PORT)).expect("a connection")).expect("an answer");
     }
 }
 
@@ -208,7 +192,7 @@ fn much_data_passes_a_node_port_to_another_node_and_back() {
     world
         .lab
         .serve(&[with_node_port(tcp_service(vip(), PORT, &[other]), &world.lab, false)]);
-    let mut stream = world.outsider.connect(node_port(asked)).expect("a connection");
+    let mut stream = world.outsider.connect(asked.at(NODE_PORT)).expect("a connection");
     assert_eq!(ask(&stream).expect("an answer"), "two");
     let sent: Vec<u8> = (0..1_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     let mut writing = stream.try_clone().expect("another descriptor");

@@ -11,7 +11,7 @@ use aya::sys::{Stats, enable_stats};
 use causeway_agent::bpf::{DesiredService, Scope, XdpAttachment};
 use causeway_maps::view;
 use causeway_tests::netns::{
-    Lab, Node, Outsider, Pod, Settings, TcpServer, UdpServer, ask, exchange, noise, tcp_service, udp_service,
+    Lab, Node, Outsider, Pod, Servers, Settings, also_at, ask, exchange, noise, tcp_service, udp_service,
 };
 
 const PORT: u16 = 8080;
@@ -23,7 +23,7 @@ struct World {
     outsider: Outsider,
     servers: Vec<Pod>,
     #[expect(dead_code, reason = "listen until they are dropped")]
-    listening: (Vec<TcpServer>, Vec<UdpServer>),
+    listening: Vec<Servers>,
 }
 
 fn world(xdp: Option<XdpAttachment>, direct_return: bool) -> World {
@@ -35,27 +35,14 @@ fn world(xdp: Option<XdpAttachment>, direct_return: bool) -> World {
     });
     let outsider = lab.outsider(200);
     let servers: Vec<Pod> = lab.nodes.iter_mut().map(|node| node.add_pod(3)).collect();
-    let names = ["one", "two"];
-    let tcp = servers
-        .iter()
-        .zip(names)
-        .map(|(pod, name)| pod.serve_tcp(PORT, name))
-        .collect();
-    let udp = servers
-        .iter()
-        .zip(names)
-        .map(|(pod, name)| pod.serve_udp(PORT, name))
-        .collect();
+    let names = servers.iter().zip(["one", "two"]);
+    let listening = names.map(|(pod, name)| pod.serve(PORT, name)).collect();
     World {
         lab,
         outsider,
         servers,
-        listening: (tcp, udp),
+        listening,
     }
-}
-
-fn node_port(node: &Node) -> SocketAddr {
-    SocketAddr::new(node.underlay_address(), NODE_PORT)
 }
 
 impl World {
@@ -68,15 +55,11 @@ impl World {
         self.lab.serve(&services);
     }
 
-    fn with_node_port(&self, mut service: DesiredService) -> DesiredService {
-        for node in &self.lab.nodes {
-            let mut frontend = service.frontends[0].clone();
-            frontend.vip.address = node.underlay_address();
-            frontend.vip.port = NODE_PORT;
-            frontend.scope = Scope::External;
-            service.frontends.push(frontend);
-        }
-        service
+    fn with_node_port(&self, service: DesiredService) -> DesiredService {
+        let nodes = self.lab.nodes.iter();
+        nodes.fold(service, |service, node| {
+            also_at(service, node.at(NODE_PORT), &[Scope::External])
+        })
     }
 
     /// How often a program ran at the first node while statistics were on.
@@ -128,7 +111,7 @@ fn a_node_port_reaches_pods_of_every_node() {
     each(|world, how| {
         world.serve(&world.servers.iter().collect::<Vec<_>>());
         for node in &world.lab.nodes {
-            let tally = world.outsider.tally(40, node_port(node));
+            let tally = world.outsider.tally(40, node.at(NODE_PORT));
             assert_eq!(tally.keys().collect::<Vec<_>>(), ["one", "two"], "{how}: {tally:?}");
         }
     });
@@ -142,7 +125,7 @@ fn much_data_arrives_whole() {
         world.lab.serve(&[world.with_node_port(service)]);
         let stream = world
             .outsider
-            .connect(node_port(&world.lab.nodes[0]))
+            .connect(world.lab.nodes[0].at(NODE_PORT))
             .expect("a connection");
         patient(&stream);
         exchange(&stream, &noise(4_000_000), how);
@@ -159,7 +142,7 @@ fn udp_is_answered_by_the_address_that_was_asked() {
         socket
             .set_read_timeout(Some(Duration::from_secs(10)))
             .expect("a time-out");
-        let to = node_port(&world.lab.nodes[0]);
+        let to = world.lab.nodes[0].at(NODE_PORT);
         for _ in 0..5 {
             socket.send_to(b"who?", to).expect("a datagram");
             let mut buffer = [0; 64];
@@ -180,7 +163,7 @@ fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
         world.lab.serve(&[world.with_node_port(service)]);
         let stream = world
             .outsider
-            .connect(node_port(&world.lab.nodes[0]))
+            .connect(world.lab.nodes[0].at(NODE_PORT))
             .expect("a connection");
         patient(&stream);
         {
@@ -213,7 +196,7 @@ fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
 /// Connections by way of each node, and who has them.
 fn connections(world: &World) -> Vec<(TcpStream, String)> {
     let through = |node: &Node| {
-        let stream = world.outsider.connect(node_port(node)).expect("a connection");
+        let stream = world.outsider.connect(node.at(NODE_PORT)).expect("a connection");
         patient(&stream);
         let server = ask(&stream).expect("its server's name");
         (stream, server)
@@ -254,7 +237,7 @@ fn connections_outlive_session_affinity_with_direct_server_return() {
     service.affinity_seconds = 0;
     world.lab.serve(&[service]);
     go_on(&connections, "without affinity");
-    let tally = world.outsider.tally(40, node_port(&world.lab.nodes[0]));
+    let tally = world.outsider.tally(40, world.lab.nodes[0].at(NODE_PORT));
     assert_eq!(tally.len(), 2, "{tally:?}");
 }
 
@@ -270,7 +253,7 @@ fn connections_outlive_a_time_without_backends_with_direct_server_return() {
     world.lab.serve(&[only_tcp(&world, &[])]);
     world.lab.serve(&[only_tcp(&world, &[two])]);
     go_on(&connections[..12], "by way of the backend's own node");
-    let tally = world.outsider.tally(4, node_port(&world.lab.nodes[0]));
+    let tally = world.outsider.tally(4, world.lab.nodes[0].at(NODE_PORT));
     assert_eq!(tally.keys().collect::<Vec<_>>(), ["two"], "{tally:?}");
 }
 

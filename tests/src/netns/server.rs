@@ -119,3 +119,10 @@ impl Drop for UdpServer {
         }
     }
 }
+
+/// Servers of one name. Stop when the value goes.
+#[derive(Debug)]
+pub struct Servers {
+    pub(super) tcp: Vec<TcpServer>,
+    pub(super) udp: Vec<UdpServer>,
+}

@@ -152,7 +152,7 @@ fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) {
 }
 
 /// The domain of a socket for an address.
-pub(super) fn domain(address: IpAddr) -> i32 {
+pub fn domain(address: IpAddr) -> i32 {
     if address.is_ipv4() {
         libc::AF_INET
     } else {

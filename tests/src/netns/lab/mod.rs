@@ -23,7 +23,7 @@ pub use self::{
     node::Node,
     outsider::Outsider,
     pod::Pod,
-    services::{tcp_service, udp_service},
+    services::{also_at, tcp_service, udp_service},
 };
 use super::{Netns, passing::PassingXdp};
 

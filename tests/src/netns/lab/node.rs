@@ -140,6 +140,11 @@ impl Node {
         underlay_address(self.number)
     }
 
+    /// Where a port of it is reached.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.underlay_address(), port)
+    }
+
     /// Its addresses in the underlay.
     pub fn underlay_addresses(&self) -> Vec<IpAddr> {
         let ipv6 = self.settings.ipv6.then(|| underlay_address6(self.number));

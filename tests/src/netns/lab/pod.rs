@@ -9,7 +9,7 @@ use std::{
 
 use causeway_agent::net::{PodLink, PodNet};
 
-use crate::netns::{Netns, TcpServer, UdpServer, connect, process::command_in, socket::domain, socket_in};
+use crate::netns::{Netns, Servers, TcpServer, UdpServer, connect, process::command_in, socket::domain, socket_in};
 
 /// A pod: a network namespace and a cgroup.
 #[derive(Debug)]
@@ -70,6 +70,19 @@ impl Pod {
     /// In a lab without IPv6.
     pub fn at6(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address6.expect("a lab with IPv6"), port)
+    }
+
+    /// Starts servers that say `name`, of both protocols at each of its addresses.
+    pub fn serve(&self, port: u16, name: &str) -> Servers {
+        let mut servers = Servers {
+            tcp: vec![self.serve_tcp(port, name)],
+            udp: vec![self.serve_udp(port, name)],
+        };
+        if self.address6.is_some() {
+            servers.tcp.push(self.serve_tcp6(port, name));
+            servers.udp.push(self.serve_udp6(port, name));
+        }
+        servers
     }
 
     /// Starts a TCP server that says `name` over IPv6.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use causeway_agent::bpf::{BackendId, DesiredBackend, DesiredService, VipId};
+use causeway_agent::bpf::{BackendId, DesiredBackend, DesiredService, Frontend, Scope, VipId};
 use causeway_maps::Protocol;
 
 use super::Pod;
@@ -15,6 +15,23 @@ pub fn tcp_service(vip: SocketAddr, port: u16, pods: &[&Pod]) -> DesiredService 
 /// A UDP service at `vip`, with port `port` of these pods behind it, all ready.
 pub fn udp_service(vip: SocketAddr, port: u16, pods: &[&Pod]) -> DesiredService {
     service(vip, Protocol::UDP, port, pods)
+}
+
+/// A service that is reached at another address and port, too, from these sides.
+pub fn also_at(mut service: DesiredService, at: SocketAddr, scopes: &[Scope]) -> DesiredService {
+    for scope in scopes {
+        let first = service.frontends[0].clone();
+        service.frontends.push(Frontend {
+            vip: VipId {
+                address: at.ip(),
+                port: at.port(),
+                ..first.vip
+            },
+            scope: *scope,
+            ..first
+        });
+    }
+    service
 }
 
 fn service(vip: SocketAddr, protocol: Protocol, port: u16, pods: &[&Pod]) -> DesiredService {
