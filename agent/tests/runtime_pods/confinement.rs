@@ -51,11 +51,7 @@ async fn pods_and_containers_have_the_namespaces_they_should() {
     let (one, two) = (node.sandbox("p1").await, node.sandbox("p2").await);
     let mut pids = Vec::new();
     for (sandbox, name) in [(&one, "a"), (&one, "b"), (&two, "a")] {
-        let state = node
-            .runtime
-            .start_container(&sandbox.id, node.shell(name, "exec sleep 1000"))
-            .await
-            .unwrap();
+        let state = node.start(&sandbox.id, name, "exec sleep 1000").await;
         pids.push(pid(&state));
     }
     let me = std::process::id();
@@ -258,10 +254,7 @@ async fn an_image_cannot_lead_mounts_astray() {
 async fn the_holder_is_small_and_single_threaded() {
     let node = Node::new().await;
     let sandbox = node.sandbox("p1").await;
-    node.runtime
-        .start_container(&sandbox.id, node.shell("main", "seq 1 100000; exec sleep 1000"))
-        .await
-        .unwrap();
+    node.start(&sandbox.id, "main", "seq 1 100000; exec sleep 1000").await;
     node.wait_output(&sandbox.id, "main", "100000").await;
     let status = fs::read_to_string(format!("/proc/{}/status", sandbox.holder)).unwrap();
     let field = |name: &str| {

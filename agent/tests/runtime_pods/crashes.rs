@@ -17,15 +17,8 @@ async fn containers_outlive_the_agent_and_their_exit_codes_are_seen() {
     let sandbox = node.sandbox("p1").await;
     let id = sandbox.id.clone();
     let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
-    let before = node
-        .runtime
-        .start_container(&id, node.shell("main", script))
-        .await
-        .unwrap();
-    node.runtime
-        .start_container(&id, node.shell("other", "exec sleep 1000"))
-        .await
-        .unwrap();
+    let before = node.start(&id, "main", script).await;
+    node.start(&id, "other", "exec sleep 1000").await;
     node.wait_output(&id, "main", "up").await;
 
     node.restart_agent().await;
@@ -61,10 +54,7 @@ async fn containers_outlive_the_agent_and_their_exit_codes_are_seen() {
 async fn a_restarted_agent_is_told_of_changes_too() {
     let mut node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(&id, node.shell("main", "exec sleep 1000"))
-        .await
-        .unwrap();
+    node.start(&id, "main", "exec sleep 1000").await;
     node.restart_agent().await;
     let mut changes = node.runtime.changes();
     kill(pid(&node.state(&id, "main").await), libc::SIGKILL);
@@ -86,17 +76,11 @@ async fn containers_die_with_their_holder_and_count_as_lost() {
     let sandbox = node.sandbox("p1").await;
     let id = sandbox.id.clone();
     let mut changes = node.runtime.changes();
-    let state = node
-        .runtime
-        .start_container(&id, node.shell("main", "sleep 1000 & sleep 2000"))
-        .await
-        .unwrap();
+    let state = node.start(&id, "main", "sleep 1000 & sleep 2000").await;
     let main = pid(&state);
     kill(sandbox.holder, libc::SIGKILL);
     wait_for("the container's end", || async { (!alive(main)).then_some(()) }).await;
-    let lost =
-        || async { Some(node.runtime.sandbox(&id).await.unwrap().unwrap()).filter(|state| state.holder.is_none()) };
-    let state = wait_for("the holder's end", lost).await;
+    let state = node.holder_ended(&id).await;
     let exit = state.latest("main").unwrap().exit().unwrap().clone();
     assert_eq!((exit.reason, exit.exit_code), (ExitReason::ContainerStatusUnknown, 137));
     tokio::time::timeout(Duration::from_mins(1), changes.recv())
@@ -123,24 +107,10 @@ async fn containers_die_with_their_holder_and_count_as_lost() {
 async fn a_holder_told_to_end_ends_with_its_containers() {
     let node = Node::new().await;
     let sandbox = node.sandbox("p1").await;
-    let state = node
-        .runtime
-        .start_container(&sandbox.id, node.shell("main", "exec sleep 1000"))
-        .await
-        .unwrap();
+    let state = node.start(&sandbox.id, "main", "exec sleep 1000").await;
     kill(sandbox.holder, libc::SIGTERM);
     wait_for("the container's end", || async { (!alive(pid(&state))).then_some(()) }).await;
-    let gone = || async {
-        node.runtime
-            .sandbox(&sandbox.id)
-            .await
-            .unwrap()
-            .unwrap()
-            .holder
-            .is_none()
-            .then_some(())
-    };
-    wait_for("the holder's end", gone).await;
+    node.holder_ended(&sandbox.id).await;
     // It recorded the end itself.
     let state = node.state(&sandbox.id, "main").await;
     assert_eq!(

@@ -39,13 +39,8 @@ async fn a_container_runs_and_its_end_and_output_are_kept() {
 async fn changes_are_told_at_once() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(
-            &id,
-            node.shell("main", "read x < /tmp/never 2>/dev/null; exec sleep 1000"),
-        )
-        .await
-        .unwrap();
+    node.start(&id, "main", "read x < /tmp/never 2>/dev/null; exec sleep 1000")
+        .await;
     let mut changes = node.runtime.changes();
     // Told by a watcher that was connected before: drain what is still coming from the start.
     let running = node.state(&id, "main").await;
@@ -120,13 +115,8 @@ async fn stopping_asks_first_and_kills_after_the_grace_period() {
 async fn a_shorter_grace_period_overrides_a_longer_one() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(
-            &id,
-            node.shell("rude", "trap '' TERM; echo up; while :; do sleep 0.05; done"),
-        )
-        .await
-        .unwrap();
+    node.start(&id, "rude", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+        .await;
     node.wait_output(&id, "rude", "up").await;
     let long = node.runtime.stop_container(&id, "rude", Duration::from_hours(1));
     let short = async {
@@ -145,13 +135,8 @@ async fn a_shorter_grace_period_overrides_a_longer_one() {
 async fn commands_run_inside_a_running_container() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(
-            &id,
-            node.shell("main", "echo mine > /tmp/file; echo up; exec sleep 1000"),
-        )
-        .await
-        .unwrap();
+    node.start(&id, "main", "echo mine > /tmp/file; echo up; exec sleep 1000")
+        .await;
     node.wait_output(&id, "main", "up").await;
     let run = |argv: &'static [&'static str]| node.runtime.exec(&id, "main", command(argv));
     let result = run(&["sh", "-c", "cat /tmp/file; echo err >&2; echo $FROM_IMAGE; exit 4"])
@@ -194,10 +179,7 @@ async fn commands_run_inside_a_running_container() {
 async fn a_command_nobody_waits_for_any_more_is_killed() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(&id, node.shell("main", "exec sleep 1000"))
-        .await
-        .unwrap();
+    node.start(&id, "main", "exec sleep 1000").await;
     let spec = ExecSpec {
         timeout: None,
         ..command(&["sleep", "2000"])
@@ -299,10 +281,7 @@ async fn files_user_and_environment_are_as_asked() {
 async fn hosts_follow_the_sandboxs_addresses() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(&id, node.shell("main", "exec sleep 1000"))
-        .await
-        .unwrap();
+    node.start(&id, "main", "exec sleep 1000").await;
     let mut spec = sandbox_spec("p1");
     spec.addresses = vec!["10.9.9.9".parse().unwrap()];
     node.runtime.create_sandbox(spec).await.unwrap();
@@ -379,15 +358,5 @@ async fn the_holder_can_be_talked_to_by_hand() {
     assert!(ask("nonsense").contains("not a request"));
     assert_eq!(ask(r#"{"signal":{"container":"main","signal":15}}"#), "\"notRunning\"");
     assert_eq!(ask("\"shutdown\""), "\"done\"");
-    let gone = || async {
-        node.runtime
-            .sandbox(&sandbox.id)
-            .await
-            .unwrap()
-            .unwrap()
-            .holder
-            .is_none()
-            .then_some(())
-    };
-    wait_for("the holder's end", gone).await;
+    node.holder_ended(&sandbox.id).await;
 }

@@ -79,13 +79,8 @@ async fn a_sandbox_can_be_made_again_after_removal() {
 async fn removal_cuts_a_stop_short() {
     let node = Node::new().await;
     let id = node.sandbox("p1").await.id;
-    node.runtime
-        .start_container(
-            &id,
-            node.shell("main", "trap '' TERM; echo up; while :; do sleep 0.05; done"),
-        )
-        .await
-        .unwrap();
+    node.start(&id, "main", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+        .await;
     node.wait_output(&id, "main", "up").await;
     let both = async {
         tokio::join!(

@@ -12,7 +12,7 @@ use std::{
 use causeway_agent::{
     cgroup::{Resources, layout::Layout, tree::Cgroups},
     image::{Image, ImageStore},
-    runtime::{ContainerSpec, ContainerState, Runtime, RuntimeConfig, Sandbox, SandboxId, SandboxSpec},
+    runtime::{ContainerSpec, ContainerState, Runtime, RuntimeConfig, Sandbox, SandboxId, SandboxSpec, SandboxState},
 };
 use sha2::{Digest, Sha256};
 
@@ -120,6 +120,22 @@ impl Node {
         let what = format!("the end of container {name}");
         wait_for(&what, || async {
             Some(self.state(id, name).await).filter(|state| state.exit().is_some())
+        })
+        .await
+    }
+
+    /// Starts a container that runs a shell script.
+    pub async fn start(&self, id: &SandboxId, name: &str, script: &str) -> ContainerState {
+        self.runtime
+            .start_container(id, self.shell(name, script))
+            .await
+            .unwrap()
+    }
+
+    /// Waits until nobody holds a sandbox any more.
+    pub async fn holder_ended(&self, id: &SandboxId) -> SandboxState {
+        wait_for("the holder's end", || async {
+            Some(self.runtime.sandbox(id).await.unwrap().unwrap()).filter(|state| state.holder.is_none())
         })
         .await
     }
