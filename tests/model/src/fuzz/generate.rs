@@ -137,17 +137,7 @@ impl Draft<'_> {
         {
             return;
         }
-        let six = vip.address.is_ipv6();
-        let mut backends: Vec<u32> = self
-            .backends
-            .iter()
-            .filter(|backend| backend.address.is_ipv6() == six)
-            .map(|backend| backend.index)
-            .collect();
-        while backends.len() > 1 && self.random.percent(30) {
-            let gone = self.random.below(backends.len());
-            backends.remove(gone);
-        }
+        let mut backends = self.some_backends(vip.address.is_ipv6());
         if self.random.percent(5) {
             backends.clear();
         }
@@ -188,6 +178,7 @@ impl Draft<'_> {
             52..60 => self.again(),
             60..67 => self.error(),
             67..73 => self.leave(),
+            73..76 if self.direct => self.change_service(),
             73..79 => self.stray(),
             79..86 => self.flip(),
             86..89 => self.replace(),
@@ -394,8 +385,14 @@ impl Draft<'_> {
         }
         let at = self.random.below(self.services.len());
         if self.random.percent(30) {
-            let gone = self.services.remove(at);
+            let mut gone = self.services.remove(at);
             self.push(Action::NoService(gone.vip));
+            if self.random.percent(40) {
+                // It was only made anew.
+                gone.backends = self.some_backends(gone.vip.address.is_ipv6());
+                self.services.push(gone.clone());
+                self.push(Action::Service(gone));
+            }
             return;
         }
         let mut service = self.services[at].clone();
@@ -403,19 +400,30 @@ impl Draft<'_> {
             service.affinity = 0;
             self.affinities.insert(service.vip, 0);
         }
-        if !service.backends.is_empty() && self.random.percent(50) {
+        if self.random.percent(12) {
+            service.backends.clear();
+        } else if !service.backends.is_empty() && self.random.percent(50) {
             let gone = self.random.below(service.backends.len());
             service.backends.remove(gone);
         } else {
-            let six = service.vip.address.is_ipv6();
-            let others = self.backends.iter().filter(|backend| backend.address.is_ipv6() == six);
-            service.backends = others.map(|backend| backend.index).collect();
+            service.backends = self.some_backends(service.vip.address.is_ipv6());
         }
         if !self.direct {
             service.slots = self.random.pick(&[16, 32, 64]);
         }
         self.services[at] = service.clone();
         self.push(Action::Service(service));
+    }
+
+    /// Most of the backends of a family.
+    fn some_backends(&mut self, six: bool) -> Vec<u32> {
+        let fitting = self.backends.iter().filter(|backend| backend.address.is_ipv6() == six);
+        let mut backends: Vec<u32> = fitting.map(|backend| backend.index).collect();
+        while backends.len() > 1 && self.random.percent(30) {
+            let gone = self.random.below(backends.len());
+            backends.remove(gone);
+        }
+        backends
     }
 
     fn earlier(&mut self) -> Option<(u32, PacketSpec)> {
