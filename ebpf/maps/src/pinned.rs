@@ -72,15 +72,19 @@ pub struct PinnedMaps {
 impl PinnedMaps {
     /// Opens the maps pinned below a node's directory (see [`pins::node_dir`]) and checks their ABI version.
     pub fn open(node_dir: &Path) -> Result<Self, MapsError> {
-        let maps = Self::open_any_version(node_dir)?;
-        match maps.node.get()?.abi_version {
-            ABI_VERSION => Ok(maps),
-            found => Err(MapsError::AbiVersion {
+        let check = |found| match found {
+            ABI_VERSION => Ok(()),
+            _ => Err(MapsError::AbiVersion {
                 dir: node_dir.to_owned(),
                 found,
                 expected: ABI_VERSION,
             }),
-        }
+        };
+        // First, where it is written: maps of another version may have other shapes, or not be there at all.
+        Self::version(node_dir)?.map_or(Ok(()), check)?;
+        let maps = Self::open_any_version(node_dir)?;
+        check(maps.node.get()?.abi_version)?;
+        Ok(maps)
     }
 
     /// Opens the maps without a look at the version: for the agent, which has checked or is about to write it.

@@ -217,7 +217,7 @@ fn services(wanted: &Wanted, held: &Held, found: &mut Vec<Difference>) -> u32 {
     backends
 }
 
-/// Address, and whether it is ready.
+/// Address, and whether it is to take connections as far as readiness goes.
 type Choice = BTreeMap<String, bool>;
 
 fn frontends(service: &DesiredService) -> Vec<(String, &'static str, Choice)> {
@@ -231,7 +231,9 @@ fn frontends(service: &DesiredService) -> Vec<(String, &'static str, Choice)> {
                 .choice(frontend.local_only)
                 .map(|backend| {
                     let id = backend.id;
-                    (endpoint(id.address, id.port, id.protocol), backend.ready)
+                    // Whatever probes say of it, where its service asks for that.
+                    let ready = backend.ready || id.ready_always;
+                    (endpoint(id.address, id.port, id.protocol), ready)
                 })
                 .collect();
             let scope = match frontend.scope {

@@ -201,3 +201,14 @@ fn only_what_stays_different_counts() {
     keep_both(&mut now, &of(std::slice::from_ref(&one)));
     assert_eq!(now.differences, [one]);
 }
+
+#[test]
+fn a_backend_whose_service_does_not_ask_for_readiness_is_to_be_ready() {
+    let (mut wanted, mut held) = (wanted(), held());
+    for backend in &mut wanted.services.services[0].backends {
+        backend.id.ready_always = true;
+    }
+    assert_eq!(response(&wanted, &held).differences.len(), 1, "the second is not ready");
+    held.services[0].backends[1].backend.state.push(Ready);
+    assert_eq!(response(&wanted, &held).differences, []);
+}
