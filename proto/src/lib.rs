@@ -1,7 +1,7 @@
 //! The `causeway.v1` API: generated types and what every part needs to speak it.
 //!
 //! Here live the kinds and their registry ([`kind`], [`resource`]), Kubernetes' JSON and YAML ([`manifest`], [`json`]),
-//! its small languages ([`selector`], [`quantity`]), and the gRPC [`client`] with its [`client::reflector`]. Nothing here
+//! its small languages ([`selector`], [`quantity`]), what writers of [`event`]s agree on, and the gRPC [`client`] with its [`client::reflector`]. Nothing here
 //! knows the store, a node or the kernel.
 
 /// Generated messages and gRPC stubs.
@@ -20,6 +20,7 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/causeway.v1.bin"));
 
 pub mod client;
+pub mod event;
 pub mod json;
 pub mod kind;
 pub mod manifest;

@@ -11,6 +11,7 @@ use std::{
 use causeway_proto::{
     Resource,
     client::{Backoff, Client, ClientError},
+    event::{EventType, shortened},
     v1::{Event, EventSource, ObjectMeta, ObjectReference},
 };
 use tokio::sync::mpsc;
@@ -21,32 +22,12 @@ const QUEUE: usize = 1024;
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// An event that did not repeat for so long is written anew when it does.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
-/// Longest message the API takes, in bytes.
-const MESSAGE_MAX: usize = 1024;
-
-/// How bad it is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Severity {
-    /// As it should be.
-    Normal,
-    /// Somebody may want to look.
-    Warning,
-}
-
-impl Severity {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "Normal",
-            Self::Warning => "Warning",
-        }
-    }
-}
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug)]
 struct Happening {
     about: ObjectReference,
-    severity: Severity,
+    event_type: EventType,
     reason: &'static str,
     message: String,
     at: SystemTime,
@@ -82,30 +63,30 @@ impl Recorder {
     pub fn record<T: Resource>(
         &self,
         object: &T,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        self.record_about(reference(object), severity, reason, message);
+        self.record_about(reference(object), event_type, reason, message);
     }
 
     /// Records that something happened to the object referred to.
     pub fn record_about(
         &self,
         about: ObjectReference,
-        severity: Severity,
+        event_type: EventType,
         reason: &'static str,
         message: impl Into<String>,
     ) {
         let message = message.into();
         let object = format!("{} {}/{}", about.kind, about.namespace, about.name);
-        match severity {
-            Severity::Normal => tracing::info!(object, reason, "{message}"),
-            Severity::Warning => tracing::warn!(object, reason, "{message}"),
+        match event_type {
+            EventType::Normal => tracing::info!(object, reason, "{message}"),
+            EventType::Warning => tracing::warn!(object, reason, "{message}"),
         }
         let happening = Happening {
             about,
-            severity,
+            event_type,
             reason,
             message,
             at: SystemTime::now(),
@@ -270,9 +251,9 @@ impl Aggregator {
 fn fresh(happening: Happening, source: &EventSource) -> Event {
     let Happening {
         about,
-        severity,
+        event_type,
         reason,
-        mut message,
+        message,
         at,
     } = happening;
     let namespace = if about.namespace.is_empty() {
@@ -280,17 +261,16 @@ fn fresh(happening: Happening, source: &EventSource) -> Event {
     } else {
         &about.namespace
     };
-    message.truncate(message.floor_char_boundary(MESSAGE_MAX));
     Event {
         metadata: Some(metadata(&about.name, namespace.to_owned(), at)),
         involved_object: Some(about),
         reason: reason.to_owned(),
-        message,
+        message: shortened(message),
         source: Some(source.clone()),
         first_timestamp: Some(stamp(at)),
         last_timestamp: Some(stamp(at)),
         count: 1,
-        r#type: severity.name().to_owned(),
+        r#type: event_type.name().to_owned(),
     }
 }
 
@@ -326,7 +306,7 @@ mod tests {
                 uid: "u".into(),
                 ..ObjectReference::default()
             },
-            severity: Severity::Warning,
+            event_type: EventType::Warning,
             reason: "Unhealthy",
             message: message.into(),
             at: UNIX_EPOCH + Duration::from_secs(second),

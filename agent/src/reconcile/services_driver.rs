@@ -12,13 +12,14 @@ use std::{
 
 use causeway_proto::{
     Resource,
+    event::EventType,
     v1::{Node, ObjectReference, Pod, Service},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     datapath::{Driver, FULL_PASS},
-    events::{Severity, reference},
+    events::reference,
     host_ports,
     pods::chain,
     services::{NodeView, desired_services},
@@ -277,7 +278,7 @@ impl Driver {
                 let message = format!("node {}: {text}", self.node_name);
                 let about = self.about(&service_name(owner));
                 self.recorder
-                    .record_about(about, Severity::Warning, "FailedToProgram", message);
+                    .record_about(about, EventType::Warning, "FailedToProgram", message);
             }
             now.entry(owner).or_default().insert(text);
         }

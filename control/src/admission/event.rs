@@ -1,17 +1,18 @@
 //! Events: what happened to which object.
 
-use causeway_proto::v1::Event;
+use causeway_proto::{
+    event::{EventType, MESSAGE_MAX_BYTES},
+    v1::Event,
+};
 
 use super::field::{Path, Violations};
 
-const TYPES: &[&str] = &["Normal", "Warning"];
 const REASON_MAX: usize = 128;
-const MESSAGE_MAX: usize = 1024;
 
 /// Fills in what a source may leave out.
 pub fn default(event: &mut Event) {
     if event.r#type.is_empty() {
-        event.r#type = "Normal".into();
+        event.r#type = EventType::Normal.name().into();
     }
     if event.count == 0 {
         event.count = 1;
@@ -48,14 +49,14 @@ pub fn validate(event: &Event, v: &mut Violations) {
         }
         Some(_) => {}
     }
-    if !TYPES.contains(&event.r#type.as_str()) {
-        v.not_supported(&Path::new("type"), &event.r#type, TYPES);
+    if !EventType::NAMES.contains(&event.r#type.as_str()) {
+        v.not_supported(&Path::new("type"), &event.r#type, EventType::NAMES);
     }
     if event.reason.len() > REASON_MAX {
         v.too_long(&Path::new("reason"), REASON_MAX);
     }
-    if event.message.len() > MESSAGE_MAX {
-        v.too_long(&Path::new("message"), MESSAGE_MAX);
+    if event.message.len() > MESSAGE_MAX_BYTES {
+        v.too_long(&Path::new("message"), MESSAGE_MAX_BYTES);
     }
     v.at_least(&Path::new("count"), Some(event.count.into()), 1);
 }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource,
+    event::EventType,
     v1::{ObjectReference, Service},
 };
 
 use super::{
     driver::{Pass, ReconcileError, Reconciler},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     objects::reference,
 };
 use crate::{

@@ -7,7 +7,9 @@ use std::{
 };
 
 use causeway_proto::{
-    Resource, time,
+    Resource,
+    event::{EventType, shortened},
+    time,
     v1::{Event, EventSource, ObjectMeta, ObjectReference},
 };
 use rand::RngExt;
@@ -22,25 +24,6 @@ const QUEUE: usize = 1024;
 const REMEMBERED: usize = 4096;
 /// Repetitions within this time are one write.
 const FLUSH: Duration = Duration::from_millis(500);
-const MESSAGE_MAX: usize = 1024;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventType {
-    /// Something happened as it should.
-    Normal,
-    /// Somebody may have to do something.
-    Warning,
-}
-
-impl EventType {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Normal => "Normal",
-            Self::Warning => "Warning",
-        }
-    }
-}
 
 /// What makes two events the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,19 +96,6 @@ impl EventRecorder {
             tracing::warn!(reason, %error, "dropped an event");
         }
     }
-}
-
-/// Cut at a character boundary to what the API takes.
-fn shortened(mut message: String) -> String {
-    if message.len() > MESSAGE_MAX {
-        let mut end = MESSAGE_MAX - 3;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
-        message.push_str("...");
-    }
-    message
 }
 
 /// An event that was written, and what of it was not yet.
@@ -272,17 +242,5 @@ fn event_of(identity: &Identity, record: &Record) -> Event {
         last_timestamp: Some(now),
         count: record.unwritten.max(1),
         r#type: identity.event_type.name().to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_messages_are_cut_between_characters() {
-        assert_eq!(shortened("short".into()), "short");
-        let cut = shortened("ü".repeat(1000));
-        assert!(cut.len() <= MESSAGE_MAX && cut.ends_with("ü..."), "{} bytes", cut.len());
     }
 }

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use causeway_proto::{
-    Kind, Resource, time,
+    Kind, Resource,
+    event::EventType,
+    time,
     v1::{Condition, Service},
 };
 
 use super::{
     driver::{Pass, ReconcileError, Reconciler},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     objects::{condition, set_condition, typed},
 };
 use crate::{

@@ -8,13 +8,15 @@ use std::{
 
 use async_trait::async_trait;
 use causeway_proto::{
-    Kind, Resource, time,
+    Kind, Resource,
+    event::EventType,
+    time,
     v1::{Condition, Node},
 };
 
 use super::{
     driver::{Pass, ReconcileError, Reconciler},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     objects::{condition_status, set_condition, typed},
 };
 use crate::{api::Registry, cidr::Cidr};

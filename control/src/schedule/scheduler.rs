@@ -4,7 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use causeway_proto::{
-    Kind, Resource, time,
+    Kind, Resource,
+    event::EventType,
+    time,
     v1::{Condition, Node, Pod, Service},
 };
 
@@ -14,7 +16,6 @@ use crate::{
     reconcile::{
         EventRecorder,
         driver::{Pass, ReconcileError, Reconciler},
-        events::EventType,
         objects::{condition, set_condition, typed},
         pod_state,
     },

@@ -60,25 +60,9 @@ impl FieldSelector {
 
     /// Reads the text form for objects of a kind; empty text selects everything.
     pub fn parse(kind: Kind, text: &str) -> Result<Self, SelectorError> {
-        let mut tokens = Tokens::new(text);
-        let mut requirements = Vec::new();
-        if tokens.peek().1 == Token::End {
-            return Ok(Self { requirements });
-        }
-        loop {
-            requirements.push(requirement(kind, text, &mut tokens)?);
-            match tokens.next() {
-                (_, Token::End) => return Ok(Self { requirements }),
-                (_, Token::Comma) => {}
-                (at, other) => {
-                    return Err(SelectorError::at(
-                        text,
-                        at,
-                        format!("expected \",\" or the end, found {}", other.describe()),
-                    ));
-                }
-            }
-        }
+        Ok(Self {
+            requirements: Tokens::new(text).separated(|tokens| requirement(kind, text, tokens))?,
+        })
     }
 
     /// Selects the field's value exactly.

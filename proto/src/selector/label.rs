@@ -52,25 +52,9 @@ impl LabelSelector {
 
     /// Reads the text form; empty text selects everything.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut tokens = Tokens::new(text);
-        let mut requirements = Vec::new();
-        if tokens.peek().1 == Token::End {
-            return Ok(Self { requirements });
-        }
-        loop {
-            requirements.push(requirement(text, &mut tokens)?);
-            match tokens.next() {
-                (_, Token::End) => return Ok(Self { requirements }),
-                (_, Token::Comma) => {}
-                (at, other) => {
-                    return Err(SelectorError::at(
-                        text,
-                        at,
-                        format!("expected \",\" or the end, found {}", other.describe()),
-                    ));
-                }
-            }
-        }
+        Ok(Self {
+            requirements: Tokens::new(text).separated(|tokens| requirement(text, tokens))?,
+        })
     }
 
     /// Every label of the map must be there with that value.

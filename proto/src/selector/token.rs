@@ -1,5 +1,7 @@
 //! Words and punctuation of selectors.
 
+use super::SelectorError;
+
 /// A token and the byte offset at which it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Token<'a> {
@@ -51,6 +53,28 @@ impl<'a> Tokens<'a> {
         let (start, token, end) = self.scan();
         self.position = end;
         (start, token)
+    }
+
+    /// What is between commas, up to the end; nothing where there is nothing.
+    pub(super) fn separated<T>(
+        mut self,
+        mut item: impl FnMut(&mut Self) -> Result<T, SelectorError>,
+    ) -> Result<Vec<T>, SelectorError> {
+        let mut items = Vec::new();
+        if self.peek().1 == Token::End {
+            return Ok(items);
+        }
+        loop {
+            items.push(item(&mut self)?);
+            match self.next() {
+                (_, Token::End) => return Ok(items),
+                (_, Token::Comma) => {}
+                (at, other) => {
+                    let problem = format!("expected \",\" or the end, found {}", other.describe());
+                    return Err(SelectorError::at(self.text, at, problem));
+                }
+            }
+        }
     }
 
     fn scan(&self) -> (usize, Token<'a>, usize) {

@@ -8,6 +8,7 @@ use std::{
 use causeway_proto::{
     Resource,
     client::{Client, DeleteOptions},
+    event::EventType::{self, Normal, Warning},
     v1::{Container, Pod},
 };
 
@@ -20,12 +21,7 @@ use super::{
     spec,
     worker::{Live, Outcome, Worker, first_verdict},
 };
-use crate::{
-    image::ImageError,
-    probe::ProbeKind,
-    reconcile::events::Severity::{Normal, Warning},
-    runtime::RuntimeError,
-};
+use crate::{image::ImageError, probe::ProbeKind, runtime::RuntimeError};
 
 /// An action failed; the pod is planned anew after a while.
 #[derive(Debug, thiserror::Error)]
@@ -382,10 +378,10 @@ impl<M: Machine> Worker<M> {
         self.live.entry(container.name.clone()).or_default().probes = Some(probes);
     }
 
-    fn event(&self, severity: crate::reconcile::events::Severity, reason: &'static str, message: impl Into<String>) {
+    fn event(&self, event_type: EventType, reason: &'static str, message: impl Into<String>) {
         self.context
             .recorder
-            .record(&self.record.pod, severity, reason, message);
+            .record(&self.record.pod, event_type, reason, message);
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use causeway_proto::{
     Resource,
+    event::EventType,
     v1::{Container, Pod, PodSpec, PodStatus},
 };
 
@@ -24,10 +25,7 @@ use super::{
     status::status,
     writer::Writer,
 };
-use crate::{
-    reconcile::events::Severity,
-    runtime::{ContainerPhase, Exit, ExitReason, RuntimeError, SandboxId, SandboxState},
-};
+use crate::runtime::{ContainerPhase, Exit, ExitReason, RuntimeError, SandboxId, SandboxState};
 
 /// Everything is looked at again this often, whatever happens.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -239,7 +237,7 @@ impl<M: Machine> Worker<M> {
                     let message = format!("Back-off restarting failed container {}", spec.name);
                     self.context
                         .recorder
-                        .record(&self.record.pod, Severity::Warning, "BackOff", message);
+                        .record(&self.record.pod, EventType::Warning, "BackOff", message);
                 }
             } else {
                 record.crashes = Backoff::default();

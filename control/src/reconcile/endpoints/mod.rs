@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use causeway_proto::{
     Kind, Resource,
+    event::EventType,
     v1::{Endpoints, Node, Pod, Preconditions, Service},
 };
 
 use super::{
     driver::{Pass, ReconcileError, Reconciler},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     objects::typed,
     pod_state,
 };

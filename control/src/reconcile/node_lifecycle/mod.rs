@@ -12,7 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use causeway_proto::{
-    Kind, Resource, time,
+    Kind, Resource,
+    event::EventType,
+    time,
     v1::{Lease, Node, Pod},
 };
 use futures::future::join_all;
@@ -20,7 +22,7 @@ use futures::future::join_all;
 use super::{
     NODE_LEASE_NAMESPACE,
     driver::{Pass, ReconcileError, Reconciler},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     objects::typed,
 };
 use crate::api::{DeleteOptions, Registry};

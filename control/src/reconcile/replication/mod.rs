@@ -8,14 +8,16 @@ use std::{
 
 use async_trait::async_trait;
 use causeway_proto::{
-    Kind, Resource, time,
+    Kind, Resource,
+    event::EventType,
+    time,
     v1::{Condition, Pod, ReplicationController, ReplicationControllerStatus},
 };
 use futures::future::join_all;
 
 use super::{
     driver::{Pass, ReconcileError, Reconciler, chain},
-    events::{EventRecorder, EventType},
+    events::EventRecorder,
     live,
     objects::{controller_reference, typed},
 };
