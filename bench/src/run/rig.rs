@@ -1,6 +1,10 @@
 //! A node with everything on it that a measurement needs.
 
-use std::{collections::HashMap, net::SocketAddrV4};
+use std::{
+    collections::HashMap,
+    net::SocketAddrV4,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -29,6 +33,9 @@ pub(crate) struct Rig {
     pub(crate) site: Site,
 }
 
+/// Rigs that were built: there may be several of a kind, and their names must differ.
+static BUILT: AtomicU32 = AtomicU32::new(0);
+
 impl Rig {
     /// A node without services and processes.
     pub(crate) fn build(kind: SiteKind, backends: Backends, count: usize, positions: &[Position]) -> Result<Self> {
@@ -37,7 +44,8 @@ impl Rig {
             xdp: kind != SiteKind::Causeway,
             direct_return: kind == SiteKind::CausewayXdpDirect,
         });
-        let name = format!("{kind:?}-{count}").to_lowercase();
+        let number = BUILT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{kind:?}-{count}-{number}").to_lowercase();
         let site = match (backends, &settings) {
             (Backends::Remote, settings) => Site::remote(&name, BACKENDS, settings.as_ref())?,
             (Backends::Local, Some(settings)) => Site::with_causeway(&name, BACKENDS, settings)?,
