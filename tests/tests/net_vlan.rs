@@ -97,9 +97,9 @@ fn what_comes_by_a_vlan_of_the_uplink_is_not_for_the_uplinks_services() {
     send(&outsider.netns, lab.nodes[0].uplink(), &frames.collect::<Vec<_>>());
 
     let maps = lab.nodes[0].maps();
-    let served: BTreeSet<u16> = (3_000..3_000 + TIMES).chain(4_000..4_000 + TIMES).collect();
+    let expected: BTreeSet<u16> = (3_000..3_000 + TIMES).chain(4_000..4_000 + TIMES).collect();
     for_true("flows of those without a VLAN", SOON, || {
-        served.is_subset(&known(&maps))
+        expected.is_subset(&known(&maps))
     });
     let tagged: Vec<_> = known(&maps)
         .into_iter()
