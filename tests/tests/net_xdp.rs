@@ -73,19 +73,40 @@ impl World {
     }
 }
 
-/// A server that sends back what it gets.
-fn echo(pod: &Pod, port: u16) -> thread::JoinHandle<()> {
-    let listener = pod.netns.run(|| TcpListener::bind(pod.at(port)).expect("a listener"));
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a client");
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match stream.read(&mut buffer).expect("data") {
-                0 => return,
-                length => stream.write_all(&buffer[..length]).expect("the echo"),
+/// A connection to a server that sends back what it gets.
+struct Echo {
+    stream: TcpStream,
+    server: thread::JoinHandle<()>,
+}
+
+impl Echo {
+    /// From outside through the first node to a pod of the second.
+    fn open(world: &World) -> Self {
+        const PORT: u16 = 9_000;
+        let pod = &world.servers[1];
+        let listener = pod.netns.run(|| TcpListener::bind(pod.at(PORT)).expect("a listener"));
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                match stream.read(&mut buffer).expect("data") {
+                    0 => return,
+                    length => stream.write_all(&buffer[..length]).expect("the echo"),
+                }
             }
-        }
-    })
+        });
+        let service = tcp_service(SocketAddr::from(([10, 96, 0, 11], 80)), PORT, &[pod]);
+        world.lab.serve(&[world.with_node_port(service)]);
+        let to = world.lab.nodes[0].at(NODE_PORT);
+        let stream = world.outsider.connect(to).expect("a connection");
+        patient(&stream);
+        Self { stream, server }
+    }
+
+    fn close(self) {
+        drop(self.stream);
+        self.server.join().expect("the server");
+    }
 }
 
 /// Waits long for data, as the machine may be busy.
@@ -120,17 +141,9 @@ fn a_node_port_reaches_pods_of_every_node() {
 #[test]
 fn much_data_arrives_whole() {
     each(|world, how| {
-        let server = echo(&world.servers[1], 9_000);
-        let service = tcp_service(SocketAddr::from(([10, 96, 0, 11], 80)), 9_000, &[&world.servers[1]]);
-        world.lab.serve(&[world.with_node_port(service)]);
-        let stream = world
-            .outsider
-            .connect(world.lab.nodes[0].at(NODE_PORT))
-            .expect("a connection");
-        patient(&stream);
-        exchange(&stream, &noise(4_000_000), how);
-        drop(stream);
-        server.join().expect("the server");
+        let echo = Echo::open(world);
+        exchange(&echo.stream, &noise(4_000_000), how);
+        echo.close();
     });
 }
 
@@ -158,17 +171,10 @@ fn udp_is_answered_by_the_address_that_was_asked() {
 fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
     for direct_return in [false, true] {
         let mut world = world(Some(XdpAttachment::Native), direct_return);
-        let server = echo(&world.servers[1], 9_000);
-        let service = tcp_service(SocketAddr::from(([10, 96, 0, 11], 80)), 9_000, &[&world.servers[1]]);
-        world.lab.serve(&[world.with_node_port(service)]);
-        let stream = world
-            .outsider
-            .connect(world.lab.nodes[0].at(NODE_PORT))
-            .expect("a connection");
-        patient(&stream);
+        let echo = Echo::open(&world);
         {
             let _statistics = enable_stats(Stats::RunTime).expect("statistics");
-            exchange(&stream, &noise(1_000_000), "native");
+            exchange(&echo.stream, &noise(1_000_000), "native");
             let (xdp, tc) = (world.runs("cw_xdp"), world.runs("cw_from_uplink"));
             // A million bytes are at least 690 packets; of the rest (opening, neighbours) there are few.
             assert!(
@@ -186,10 +192,9 @@ fn packets_do_go_through_xdp_and_connections_outlive_its_coming_and_going() {
                 .iter()
                 .any(|view| view.name == "cw_xdp" && !view.attached.is_empty());
             assert_eq!(attached, xdp.is_some(), "{xdp:?}: {programs:?}");
-            exchange(&stream, b"still there?", "replaced");
+            exchange(&echo.stream, b"still there?", "replaced");
         }
-        drop(stream);
-        server.join().expect("the server");
+        echo.close();
     }
 }
 

@@ -58,14 +58,7 @@ impl<T: Data> MappedArray<T> {
 
     pub(crate) fn open(shape: Shape, maps_dir: &Path) -> Result<Self, MapsError> {
         let () = Self::WHOLE_WORDS;
-        let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
-            dir: maps_dir.to_owned(),
-        })?;
-        let info = data.info().map_err(|source| MapsError::Read {
-            map: shape.name,
-            source,
-        })?;
-        let len = info.max_entries();
+        let (data, len) = shape.open_sized(maps_dir)?;
         let memory = Memory::map(data.fd().as_fd().as_raw_fd(), Self::STRIDE * len as usize).map_err(|source| {
             MapsError::Mmap {
                 map: shape.name,

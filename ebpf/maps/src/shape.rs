@@ -165,9 +165,22 @@ impl Shape {
 
     /// As [`open`](Self::open), and a missing pin is an error.
     pub(crate) fn open_existing(&self, maps_dir: &Path) -> Result<Map, MapsError> {
-        let data = self.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
+        Map::from_map_data(self.data(maps_dir)?).map_err(|source| MapsError::Read { map: self.name, source })
+    }
+
+    /// The same as plain data, with the number of entries that it has room for.
+    pub(crate) fn open_sized(&self, maps_dir: &Path) -> Result<(MapData, u32), MapsError> {
+        let data = self.data(maps_dir)?;
+        let info = data
+            .info()
+            .map_err(|source| MapsError::Read { map: self.name, source })?;
+        let max_entries = info.max_entries();
+        Ok((data, max_entries))
+    }
+
+    fn data(&self, maps_dir: &Path) -> Result<MapData, MapsError> {
+        self.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
             dir: maps_dir.to_owned(),
-        })?;
-        Map::from_map_data(data).map_err(|source| MapsError::Read { map: self.name, source })
+        })
     }
 }

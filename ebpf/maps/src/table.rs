@@ -232,14 +232,8 @@ pub(crate) fn open<M: TryFrom<Map, Error = MapError>>(shape: Shape, maps_dir: &P
 }
 
 pub(crate) fn max_entries(shape: Shape, maps_dir: &Path) -> Result<u32, MapsError> {
-    let data = shape.open(maps_dir)?.ok_or_else(|| MapsError::NotThere {
-        dir: maps_dir.to_owned(),
-    })?;
-    let info = data.info().map_err(|source| MapsError::Read {
-        map: shape.name,
-        source,
-    })?;
-    Ok(info.max_entries())
+    let (_, max_entries) = shape.open_sized(maps_dir)?;
+    Ok(max_entries)
 }
 
 pub(crate) fn found<V>(shape: Shape, result: Result<V, MapError>) -> Result<Option<V>, MapsError> {
