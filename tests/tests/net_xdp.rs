@@ -254,7 +254,7 @@ fn connections_outlive_a_time_without_backends_with_direct_server_return() {
     };
     world.lab.serve(&[only_tcp(&world, &[one])]);
     let connections = connections(&world);
-    // One that nobody has taken in yet: the first node's own backend is in its connection table.
+    // The backend's own node has them in its connection table; at the other one nothing is written down of them.
     world.lab.serve(&[only_tcp(&world, &[])]);
     world.lab.serve(&[only_tcp(&world, &[two])]);
     go_on(&connections[..12], "by way of the backend's own node");
