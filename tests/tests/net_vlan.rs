@@ -127,10 +127,7 @@ fn no_tag_gets_a_pod_past_its_source_check() {
     let maps = lab.nodes[0].maps();
     let drops = |reason: DropReason| maps.drops.sum(reason as u32).expect("counters").packets;
     for_true("lies to be found out", SOON, || {
-        (
-            drops(DropReason::SourceAddressNotPods),
-            drops(DropReason::MalformedPacket),
-        ) == (2, 1)
+        drops(DropReason::SourceAddressNotPods) >= 2 && drops(DropReason::MalformedPacket) >= 1
     });
     send(&pod.netns, "eth0", &[datagram(pod.address, 4_000, to, &[0])]);
     let mut buffer = [0; 64];
