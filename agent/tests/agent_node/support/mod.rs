@@ -1,10 +1,12 @@
 //! One node and its control plane. Dropping it removes every trace, whatever the test did.
 
+mod image;
+mod netns;
+
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     future::Future,
-    os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -23,11 +25,11 @@ use causeway_proto::{
     v1::{Node as ApiNode, Pod},
 };
 use clap::Parser as _;
-use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use self::{image::write_layout, netns::Netns};
 
 /// Bound of every wait: far beyond what anything here takes on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
@@ -44,76 +46,6 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut probe: i
         }
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A network namespace with an uplink that leads nowhere; gone with the last process in it and this.
-pub struct Netns(File);
-
-impl Netns {
-    fn new() -> Self {
-        let made = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (run as root)");
-            for command in [
-                "link set lo up",
-                "link add cw-up0 type veth peer name cw-up1",
-                "addr add 172.31.9.1/24 dev cw-up0",
-                "link set cw-up0 up",
-                "link set cw-up1 up",
-            ] {
-                let status = Command::new("ip").args(command.split(' ')).status().expect("ip(8)");
-                assert!(status.success(), "ip {command}");
-            }
-            File::open("/proc/thread-self/ns/net").expect("the thread's own network namespace")
-        });
-        Self(made.join().expect("a thread that makes a namespace"))
-    }
-
-    /// Makes `command` run in here.
-    fn enter(&self, command: &mut Command) {
-        let fd = self.0.as_raw_fd();
-        // SAFETY: between fork and exec only the system call setns is made, on a descriptor that stays open meanwhile.
-        unsafe {
-            command.pre_exec(move || {
-                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
-                setns(fd, CloneFlags::CLONE_NEWNET).map_err(Into::into)
-            });
-        }
-    }
-
-    /// Tries to open a connection from in here; whether it is accepted or refused does not matter.
-    pub fn knock(&self, address: std::net::SocketAddr) {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the node's network namespace");
-                let _ = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5));
-            });
-        });
-    }
-
-    /// What the agent's metrics endpoint in here says.
-    pub fn metrics(&self) -> Option<String> {
-        let mut command = Command::new("busybox");
-        command.args(["wget", "-q", "-O", "-", "http://127.0.0.1:6561/metrics"]);
-        self.enter(&mut command);
-        let output = command.output().expect("busybox");
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Names of the interfaces in here.
-    pub fn links(&self) -> Vec<String> {
-        let mut command = Command::new("ip");
-        command.args(["-json", "link"]);
-        self.enter(&mut command);
-        let output = command.output().expect("ip(8)").stdout;
-        let links: Vec<Value> = serde_json::from_slice(&output).expect("JSON from ip(8)");
-        links
-            .iter()
-            .map(|link| link["ifname"].as_str().unwrap_or_default().to_owned())
-            .collect()
     }
 }
 
@@ -448,68 +380,4 @@ pub fn shell(script: &str) -> Value {
 /// A container that runs a shell script.
 pub fn container(name: &str, script: &str) -> Value {
     json!({ "name": name, "image": "busybox:test", "command": ["/bin/sh", "-c", script] })
-}
-
-fn write_layout(directory: &Path) {
-    let blobs = directory.join("blobs/sha256");
-    fs::create_dir_all(&blobs).expect("a directory");
-    let put = |kind: &str, bytes: &[u8]| {
-        let hex = digest(bytes);
-        fs::write(blobs.join(&hex), bytes).expect("a blob");
-        json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{hex}"), "size": bytes.len() })
-    };
-    let layer = layer();
-    let architecture = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    };
-    let config = json!({
-        "architecture": architecture, "os": "linux", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))] },
-    });
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": put("config.v1+json", config.to_string().as_bytes()),
-        "layers": [put("layer.v1.tar", &layer)],
-    });
-    let manifest = put("manifest.v1+json", manifest.to_string().as_bytes());
-    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
-    fs::write(directory.join("index.json"), index.to_string()).expect("an index");
-    fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("a layout");
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let hex: Vec<_> = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.concat()
-}
-
-/// busybox and the names tests call it by.
-fn layer() -> Vec<u8> {
-    let busybox = fs::read("/bin/busybox").expect("these tests need /bin/busybox (Debian: busybox-static)");
-    let header = |kind: tar::EntryType, size: usize| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_size(size as u64);
-        header.set_mode(0o755);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header
-    };
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut file = header(tar::EntryType::Regular, busybox.len());
-    archive
-        .append_data(&mut file, "bin/busybox", busybox.as_slice())
-        .expect("an entry");
-    for applet in [
-        "sh", "sleep", "touch", "test", "env", "cat", "rm", "true", "false", "kill",
-    ] {
-        let mut link = header(tar::EntryType::Symlink, 0);
-        archive
-            .append_link(&mut link, format!("bin/{applet}"), "busybox")
-            .expect("an entry");
-    }
-    archive.into_inner().expect("an archive")
 }
