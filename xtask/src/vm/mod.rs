@@ -23,7 +23,7 @@ pub use kernel::Kernel;
 
 /// Suites that run unless others are named: packets through the programs, and real sockets. Those about pinned links are not
 /// among them: kernels without tcx have none for interfaces.
-const SUITES: [&str; 14] = [
+const SUITES: [&str; 16] = [
     "packet_pod",
     "packet_ports",
     "packet_fragments",
@@ -38,6 +38,8 @@ const SUITES: [&str; 14] = [
     "net_path",
     "net_pods",
     "net_services",
+    "net_vlan",
+    "net_checksums",
 ];
 
 /// Emulated, with every BPF load verified by an emulated processor: this takes minutes.
