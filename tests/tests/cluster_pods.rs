@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use causeway_tests::cluster::{REPLICAS, SOON, TestCluster, pod};
-use xtask::cluster::{Spec, Store};
+use xtask::cluster::{Spec, Store, cgroup_roots};
 
 #[test]
 fn a_crashed_container_is_restarted_and_its_pod_returns() {
@@ -192,13 +192,13 @@ fn traces(spec: &Spec) -> BTreeSet<String> {
         if Path::new(mount).starts_with(spec.state_dir()) || mount.starts_with("/run/netns/") {
             traces.insert(format!("mount {mount}"));
         }
-        // Every mount that is the root of a cgroup hierarchy has a directory of the cluster.
-        for node in spec.node_names() {
-            // `host` is where the harness puts the node's own clients.
-            walk(&Path::new(mount).join(spec.cgroup(&node)), "host", &mut traces);
-        }
     }
+    let cgroup_roots = cgroup_roots().expect("cgroup hierarchies");
     for node in spec.node_names() {
+        for root in &cgroup_roots {
+            // `host` is where the harness puts the node's own clients.
+            walk(&root.join(spec.cgroup(&node)), "host", &mut traces);
+        }
         let links = Command::new("ip")
             .args(["-netns", &spec.netns(&node), "-oneline", "link"])
             .output()

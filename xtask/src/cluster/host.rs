@@ -59,7 +59,7 @@ pub fn cgroup2() -> Result<PathBuf> {
 }
 
 /// Roots of all cgroup hierarchies, v1 and v2, each once however often it is mounted.
-pub(super) fn cgroup_roots() -> Result<Vec<PathBuf>> {
+pub fn cgroup_roots() -> Result<Vec<PathBuf>> {
     let mut seen = BTreeSet::new();
     let mounts = mounts()?.into_iter().filter(|mount| mount.kind.starts_with("cgroup"));
     Ok(mounts

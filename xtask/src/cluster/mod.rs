@@ -14,7 +14,7 @@ mod topology;
 pub mod traffic;
 pub mod up;
 
-pub use host::cgroup2;
+pub use host::{cgroup_roots, cgroup2};
 pub use process::{Exited, Process};
 pub use running::{Claimed, Cluster, is_ready};
 pub use spec::{DEV, IpFamilies, Routing, Spec, Store};
