@@ -29,6 +29,13 @@ impl Bed {
         })
     }
 
+    /// Another one with the same services, programmed.
+    pub(super) fn twin(&self) -> Result<Self> {
+        let mut twin = Self::build(self.services)?;
+        twin.rig.program()?;
+        Ok(twin)
+    }
+
     /// With the client outside the cluster and the backends on another node.
     pub(super) fn outside(kind: SiteKind, services: usize) -> Result<Self> {
         Ok(Self {

@@ -141,7 +141,7 @@ impl Plan {
     }
 
     pub(super) fn packets_seconds(&self) -> f64 {
-        self.packet_rounds as f64 * 1.5
+        self.packet_rounds as f64 * 2.0
     }
 
     pub(super) fn programming_seconds(&self) -> f64 {

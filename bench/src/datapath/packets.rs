@@ -25,6 +25,8 @@ use crate::{
 const PROGRAM: &str = "cw_from_pod";
 /// Known flows that packets are of, in turn: few enough to be warm, too many for one to be special.
 const FLOWS: u16 = 256;
+/// A round is taken in so many parts, one after the other on each node: what slows the machine down for a while meets both then.
+const PARTS: usize = 4;
 /// First client port of flows that are known, and of new ones.
 const KNOWN_PORT: u16 = 2_000;
 const NEW_PORT: u16 = 10_000;
@@ -85,6 +87,8 @@ impl fmt::Display for Case {
 /// A node, a feeder for its program, and what to feed it with.
 struct Lane<'a> {
     bed: &'a mut Bed,
+    /// Which of the nodes of its kind.
+    twin: usize,
     feeder: Feeder,
     /// Frames of known flows; of answers, all of one backend.
     known: Vec<[u8; FRAME_BYTES]>,
@@ -128,36 +132,55 @@ fn entry(name: &str, title: &str, times: &[(usize, f64)]) -> Result<Entry> {
 
 type Times = [Vec<(usize, f64)>; CASES.len()];
 
+/// Both nodes and a twin of each, for the reason given in [`super::xdp`].
 fn lanes(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<[Times; 2]> {
-    let mut lanes = [Lane::new(one)?, Lane::new(many)?];
-    for round in 0..course.plan.packet_rounds {
+    course.progress.show("a twin of each node");
+    let (mut many_twin, mut one_twin) = (many.twin()?, one.twin()?);
+    let mut lanes = [
+        Lane::new(one, 0)?,
+        Lane::new(many, 0)?,
+        Lane::new(&mut many_twin, 1)?,
+        Lane::new(&mut one_twin, 1)?,
+    ];
+    let rounds = course.plan.packet_rounds * PARTS;
+    let packets = course.plan.packets / PARTS as u32;
+    for round in 0..rounds {
         for case in CASES {
             interrupt::check()?;
             course.progress.show(&format!(
-                "packets, round {}/{}: {case}",
-                round + 1,
-                course.plan.packet_rounds
+                "packets, round {}/{rounds}: {case}",
+                round + 1
             ));
             // Now this first, now that.
             for place in 0..lanes.len() {
-                let lane = &mut lanes[(place + round) % 2];
-                lane.measure(case, round, course.plan.packets)
+                let place = if round % 2 == 0 { place } else { lanes.len() - 1 - place };
+                let lane = &mut lanes[place];
+                lane.measure(case, round, packets)
                     .with_context(|| format!("{case}, {}", lane.bed.title()))?;
             }
         }
         course
             .progress
-            .done(course.plan.packets_seconds() / course.plan.packet_rounds as f64 / 2.0);
+            .done(course.plan.packets_seconds() / rounds as f64 / 2.0);
     }
-    let [one, many] = lanes;
-    Ok([one.times, many.times])
+    let [one, many, many_twin, one_twin] = lanes.map(|lane| lane.times);
+    Ok([together(one, one_twin), together(many, many_twin)])
+}
+
+/// What was measured on a node and on its twin.
+fn together(mut times: Times, twin: Times) -> Times {
+    for (own, others) in times.iter_mut().zip(twin) {
+        own.extend(others);
+    }
+    times
 }
 
 impl<'a> Lane<'a> {
-    fn new(bed: &'a mut Bed) -> Result<Self> {
+    fn new(bed: &'a mut Bed, twin: usize) -> Result<Self> {
         let feeder = bed.feeder(Kind::Tc, PROGRAM, usize::from(u16::MAX))?;
         let mut lane = Self {
             bed,
+            twin,
             feeder,
             known: Vec::new(),
             answers: Vec::new(),
@@ -289,7 +312,7 @@ impl<'a> Lane<'a> {
         );
         // The first round warms up.
         if round > 0 {
-            self.times[case as usize].push((round, nanoseconds));
+            self.times[case as usize].push((2 * round + self.twin, nanoseconds));
         }
         Ok(())
     }
