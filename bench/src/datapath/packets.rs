@@ -147,10 +147,9 @@ fn lanes(course: &mut Course<'_>, one: &mut Bed, many: &mut Bed) -> Result<[Time
     for round in 0..rounds {
         for case in CASES {
             interrupt::check()?;
-            course.progress.show(&format!(
-                "packets, round {}/{rounds}: {case}",
-                round + 1
-            ));
+            course
+                .progress
+                .show(&format!("packets, round {}/{rounds}: {case}", round + 1));
             // Now this first, now that.
             for place in 0..lanes.len() {
                 let place = if round % 2 == 0 { place } else { lanes.len() - 1 - place };
