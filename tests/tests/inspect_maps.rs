@@ -2,14 +2,13 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
-    os::fd::AsRawFd as _,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use causeway_maps::view::{self, Filter, ProgramView, Reading, Request, SocketView, What};
-use causeway_tests::netns::{Lab, Node, ask, tcp_service};
+use causeway_tests::netns::{Lab, Node, ask, option, tcp_service};
 
 const PORT: u16 = 8080;
 
@@ -108,19 +107,7 @@ fn a_balanced_socket_is_listed_with_its_backend_until_it_is_closed() {
 
 /// A socket's cookie as the maps show it.
 fn cookie(socket: &TcpStream) -> String {
-    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the kernel writes so many bytes at most.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    format!("{cookie:x}")
+    format!("{:x}", option::<u64>(socket, libc::SOL_SOCKET, libc::SO_COOKIE))
 }
 
 #[test]

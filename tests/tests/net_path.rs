@@ -9,7 +9,7 @@ use std::{
 
 use causeway_agent::bpf::Scope;
 use causeway_tests::{
-    netns::{Lab, Pod, also_at, udp_service},
+    netns::{Lab, Pod, also_at, option, set_option, udp_service},
     packet::Frame,
     wait::for_true,
 };
@@ -109,36 +109,10 @@ fn a_divided_datagram_is_answered_in_whatever_order_it_comes() {
     }
 }
 
-fn set_option(socket: &UdpSocket, option: i32, value: i32) {
-    // SAFETY: the value is valid for its size.
-    let result = unsafe {
-        let length = size_of::<i32>() as libc::socklen_t;
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
-    };
-    assert_eq!(result, 0, "setsockopt: {}", io::Error::last_os_error());
-}
-
 /// What fits on the way to a connected socket's peer, as its kernel knows it.
 fn mtu(socket: &UdpSocket) -> usize {
-    let (mut value, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: both are valid for writing.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_MTU,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    assert_eq!(result, 0, "getsockopt: {}", io::Error::last_os_error());
-    usize::try_from(value).expect("a number of bytes")
+    let bytes = option::<i32>(socket, libc::IPPROTO_IP, libc::IP_MTU);
+    usize::try_from(bytes).expect("a number of bytes")
 }
 
 #[test]
@@ -157,7 +131,7 @@ fn who_may_not_divide_a_datagram_learns_what_the_tunnel_takes() {
     let connected = |discovery: i32| {
         let socket = UdpSocket::from(outsider.socket(libc::SOCK_DGRAM));
         nix::sys::socket::connect(socket.as_raw_fd(), &nix::sys::socket::SockaddrStorage::from(to)).expect("a peer");
-        set_option(&socket, libc::IP_MTU_DISCOVER, discovery);
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &discovery);
         socket
     };
     let answered = |socket: &UdpSocket, bytes: usize| {

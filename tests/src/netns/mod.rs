@@ -20,7 +20,7 @@ pub use namespace::Netns;
 pub use offload::leave_no_checksums;
 pub use process::{Running, command_in, finish};
 pub use server::{Servers, TcpServer, UdpServer};
-pub use socket::{ask, connect, domain, socket_in};
+pub use socket::{ask, connect, domain, option, set_option, socket_in};
 
 /// A number that no other test of this process gets.
 pub fn unique() -> u32 {

@@ -8,7 +8,7 @@ use std::{
     mem,
     net::{IpAddr, SocketAddr, TcpStream},
     os::{
-        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
         unix::{ffi::OsStrExt as _, net::UnixDatagram},
     },
     path::Path,
@@ -52,7 +52,7 @@ pub fn socket_in(netns: &Netns, cgroup: Option<&Path>, domain: i32, kind: i32) -
             tv_sec: PATIENCE.as_secs().cast_signed(),
             tv_usec: 0,
         };
-        set_option(&socket, option, &patience);
+        set_option(&socket, libc::SOL_SOCKET, option, &patience);
     }
     socket
 }
@@ -136,19 +136,37 @@ impl Control {
     }
 }
 
-fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) {
+/// Sets an option of a socket, which is plain data as the kernel reads it.
+pub fn set_option<T>(socket: &impl AsRawFd, level: i32, option: i32, value: &T) {
     let length = mem::size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is valid for reading `length` bytes.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             option,
             std::ptr::from_ref(value).cast(),
             length,
         )
     };
     assert!(result == 0, "setsockopt: {}", io::Error::last_os_error());
+}
+
+/// A number that is an option of a socket.
+pub fn option<T: zerocopy::FromZeros + zerocopy::FromBytes>(socket: &impl AsRawFd, level: i32, option: i32) -> T {
+    let (mut value, mut length) = (T::new_zeroed(), mem::size_of::<T>() as libc::socklen_t);
+    // SAFETY: both are valid for writing, `value` for `length` bytes, and any bytes are a valid `T`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    assert!(result == 0, "getsockopt: {}", io::Error::last_os_error());
+    value
 }
 
 /// The domain of a socket for an address.

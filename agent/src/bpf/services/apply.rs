@@ -137,8 +137,7 @@ impl ServiceSync {
     ) -> Result<Table, Reason> {
         let held = self.take(&wanted.members, pass)?;
         let before = group.or_else(|| self.whose_flows(wanted));
-        let is_sound = |id| self.groups.get(id).filter(|group| !group.stale);
-        let current = before.and_then(is_sound);
+        let current = self.sound(before);
         // A table that is too large stays as it is while its backends come and go.
         let shrinks = current.is_some_and(|group| group.choice == wanted.choice && self.may_shrink(group));
         let size = current.filter(|_| !shrinks).and_then(|group| group.range);
@@ -149,8 +148,7 @@ impl ServiceSync {
             let written = Written::default();
             return Ok(Table { range, written });
         };
-        let is_sound = |id| self.groups.get(id).filter(|group| !group.stale);
-        let before = before.and_then(is_sound).and_then(|group| {
+        let before = self.sound(before).and_then(|group| {
             let (range, holds) = (group.range?, &group.holds);
             Some(Predecessor { range, holds })
         });
@@ -158,6 +156,11 @@ impl ServiceSync {
         pass.report.slots_written += new.len as usize;
         let written = tables::write(new, &wanted.choice, &held, before, pass.now + self.hold, pass.writer);
         Ok(Table { range, written })
+    }
+
+    /// A group whose table is what it should be.
+    fn sound(&self, group: Option<GroupId>) -> Option<&Group> {
+        self.groups.get(group?).filter(|group| !group.stale)
     }
 
     /// The group that a service's clients in the network go by until now, where another is about to take its place.
